@@ -231,7 +231,7 @@ def mast(grain: float) -> Case:
                 np.array([0.5 - 0.06 * side, 0.64 - i * 0.06]),
             )
             draw_blade(
-                sheet, root, tip, bow=0.0, width=0.004, colour=random_shade(rng, 0.5, (120, 90, 40))
+                sheet, root, tip, bow=0.0, width=0.004, color=random_shade(rng, 0.5, (120, 90, 40))
             )
             draw_blade(
                 sheet,
@@ -239,7 +239,7 @@ def mast(grain: float) -> Case:
                 np.array([0.5 + 0.06 * side, 0.63 - i * 0.06]),
                 bow=0.0,
                 width=0.008,
-                colour=random_shade(rng, 0.5, (120, 90, 40)),
+                color=random_shade(rng, 0.5, (120, 90, 40)),
             )
     lean = Mode(shape=bend(length=0.9), amplitude_px=1.5, frequency_hz=0.5)
     return Case(

@@ -99,9 +99,9 @@ UNSAFE = {
     "pipeline.dataset.shards.hashlib": SimpleNamespace(sha256=NoDigest),
     "pipeline.dataset.shards.zlib": SimpleNamespace(crc32=lambda _: 0),
     "pipeline.dataset.shards.check_shard": lambda *_: None,
-    "pipeline.dataset.folder.Dataset.held": lambda dataset: nullcontext(dataset.root.mkdir()),
-    "pipeline.dataset.folder.Dataset.committing": lambda _: nullcontext(),
-    "pipeline.dataset.folder.Dataset.check_fence": lambda _: None,
+    "pipeline.dataset.run_lock.LockedFolder.lock": lambda dataset: nullcontext(dataset.root.mkdir()),
+    "pipeline.dataset.commit.commit_lock": lambda _: nullcontext(),
+    "pipeline.dataset.run_lock.LockedFolder.check_not_taken_over": lambda _: None,
 }
 
 

@@ -111,7 +111,7 @@ def quiver_bytes(
     encoded: dict[str, dict[str, bytes]], path: Path, samples: Sequence[Sample]
 ) -> None:
     """Writes without the encoder."""
-    with mock.patch("pipeline.dataset.shards.encode", lambda sample: encoded[sample.key]):
+    with mock.patch("pipeline.dataset.shards.encode_sample", lambda sample: encoded[sample.key]):
         quiver(path, samples)
 
 

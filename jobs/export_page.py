@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""A page of one file in which a photograph can be pulled and let go.
+"""Writes a page of one file in which a photograph can be pulled and let go.
 
-    python -m jobs.export_page PHOTO --motion-from VIDEO --out page.html
+    quiver export-page PHOTO --motion-from VIDEO --out page.html
 
 The page needs a browser with WebGL 2, and no network.
 """
@@ -26,7 +26,7 @@ class ExportPage(MotionSource):
     out: Path
     """File to write, .html."""
     title: str | None = None
-    """Heading of the page; without one the name of the photograph, or of the clip."""
+    """Heading of the page; without one, the name of the photograph or of the clip."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -42,9 +42,9 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_args(ExportPage, "quiver export-page", args)
         check_output_file("--out", job.out)
         motion, photograph = load_motion(job)
-        page = build_interactive_page(
-            photograph, motion.volume, job.title or (job.photo.stem if job.photo else motion.name)
-        ).encode(errors="replace")  # a file's name need not be text
+        title = job.title or (job.photo.stem if job.photo else motion.name)
+        page = build_interactive_page(photograph, motion.volume, title)
+        page = page.encode(errors="replace")  # a file's name need not be valid text
         replace_file(job.out, page)
         print_output(f"{job.out}: {human_size(len(page))}, {len(motion.volume.spectrum) - 1} modes")
 

@@ -39,7 +39,7 @@ from jobs.cli.workers import (
 )
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.object_store import is_storage_url
-from pipeline.dataset.remote import locate_dataset
+from pipeline.dataset.remote import finalize_session, locate_dataset
 from pipeline.dataset.rounds import EarlierFates
 from pipeline.dataset.run_lock import STALE_AFTER_S
 from pipeline.dataset.views import finalize_with_views
@@ -236,7 +236,7 @@ def run_job(
             "the same command tries them again",
         )
     dataset.remove_temporary_files()  # of workers that were killed
-    with dataset.finalize_session():
+    with finalize_session(dataset):
         summary = finalize_with_views(dataset, partial(cluster.parallel_map, workers=1))
     lines = [
         *format_summary(summary),

@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
         dataset.contract()
         make_page = load_report_maker("--no-report") if job.report else None
         base = DatasetView(dataset)
-        with dataset.lock(), dataset.finalize_session():
+        with dataset.lock():
             summary = finalize(dataset)
             with_report = [
                 view

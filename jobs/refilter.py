@@ -58,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> None:
         dataset.contract()
         defaults = PRESETS[job.filters] if job.filters else DatasetView(dataset).thresholds()
         job = parse_job(args, defaults)
-        with dataset.lock(), dataset.finalize_session():
+        with dataset.lock():
             mapper = partial(cluster.parallel_map, workers=job.workers)
             counts = refilter(dataset, job.name, job.thresholds, mapper)
         print_output("\n".join(_format_view(job, counts)))

@@ -43,7 +43,7 @@ from jobs.cli.workers import (
 )
 from pipeline.dataset.folder import Dataset, version_changes
 from pipeline.dataset.object_store import is_storage_url
-from pipeline.dataset.remote import locate_dataset
+from pipeline.dataset.remote import finalize_session, locate_dataset
 from pipeline.dataset.views import finalize_with_views
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.config import BuildConfig
@@ -113,7 +113,7 @@ def retry(dataset: Dataset, job: Retry) -> None:
             words = f"{len(failed)} of {len(unbuilt)} shards failed ({', '.join(failed[:5])})"
             exit_with(ExitCode.FAILURE, f"{words}; the same command tries them again")
     dataset.remove_temporary_files()
-    with dataset.finalize_session():
+    with finalize_session(dataset):
         summary = finalize_with_views(dataset, partial(cluster.parallel_map, workers=1))
     hint = format_retry_hint(summary["retryable"], job.dataset)
     print_output("\n".join([*format_summary(summary), *hint]))

@@ -1,13 +1,12 @@
 #!/usr/bin/env python
-"""Motion for a photograph, from a trained prior.
+"""Samples motion for a photograph from a trained prior.
 
     quiver sample photo.jpg --checkpoint prior --out motion.safetensors --steps 50
     quiver animate photo.jpg --motion motion.safetensors --out film.mp4
 
-The prior is a folder that quiver train-denoiser has made; --seed N gives another motion. With the
-smoke preset's prior it takes seconds on a CPU; with a larger one --device cuda is wanted. The
-middle of the photograph is taken at the working size. The file holds the coefficients in pixels of
-that size.
+The prior is the folder of a `quiver train-denoiser`; --seed N gives another motion. With a prior of
+the smoke preset it takes seconds on a CPU; with a larger one use --device cuda. The middle of the
+photograph is taken at the working size. The file has the coefficients in pixels of that size.
 """
 
 from collections.abc import Sequence
@@ -35,13 +34,13 @@ class Sample:
     out: Path
     """File to write, .safetensors."""
     seed: int = 0
-    """Another seed, another motion."""
+    """Seed; another one gives another motion."""
     steps: int = 250
-    """Of DDIM, 1 to 1000; the paper's are 250, and 50 are nearly as good."""
+    """Steps of DDIM sampling, 1 to 1000. The paper uses 250; 50 are nearly as good."""
     guidance: float = 1.0
-    """Weight of classifier-free guidance; 0: none."""
+    """Weight of classifier-free guidance, -1 to 100; 0 is none."""
     device: Literal["cuda", "cpu"] = "cpu"
-    """Where the networks run."""
+    """Device on which the networks run."""
 
     def __post_init__(self):
         if self.out.suffix != ".safetensors":
@@ -50,7 +49,8 @@ class Sample:
             raise ValueError(f"--steps is {self.steps}, expected 1 to 1000")
         if not -1 <= self.guidance <= 100 or self.seed < 0:
             raise ValueError(
-                f"--guidance is {self.guidance:g} and --seed {self.seed}, expected -1 to 100 and at least 0"
+                f"--guidance is {self.guidance:g} and --seed {self.seed},"
+                " expected -1 to 100 and at least 0"
             )
 
 
@@ -60,34 +60,28 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_args(Sample, "quiver sample", args, description=__doc__)
         check_device(job.device)
         check_output_file("--out", job.out)
-        prior, passed = load_prior(job.checkpoint)
-        for sentence in passed:
+        prior, skipped_checkpoints = load_prior(job.checkpoint)
+        for sentence in skipped_checkpoints:
             print_message(sentence)
         image = crop_and_resize(read_photograph(job.photo), prior.normalizer.size)
         (spectrum,) = sample_motion(
             prior, [image], [job.seed], steps=job.steps, guidance=job.guidance, device=job.device
         )
-        made = dict(
-            by="quiver sample",
-            photo=job.photo.name,
-            seed=job.seed,
-            steps=job.steps,
-            guidance=job.guidance,
-        )
-        replace_file(
-            job.out,
-            encode_volume(
-                SpectralVolume(
-                    spectrum=spectrum,
-                    fps=prior.normalizer.fps,
-                    frames=prior.normalizer.frames,
-                    provenance=made,
-                )
+        volume = SpectralVolume(
+            spectrum=spectrum,
+            fps=prior.normalizer.fps,
+            frames=prior.normalizer.frames,
+            provenance=dict(
+                by="quiver sample",
+                photo=job.photo.name,
+                seed=job.seed,
+                steps=job.steps,
+                guidance=job.guidance,
             ),
         )
-        print_output(
-            f"{job.out}: {len(spectrum)} frequencies at {prior.normalizer.size[0]}x{prior.normalizer.size[1]}"
-        )
+        replace_file(job.out, encode_volume(volume))
+        width, height = prior.normalizer.size
+        print_output(f"{job.out}: {len(spectrum)} frequencies at {width}x{height}")
 
 
 if __name__ == "__main__":

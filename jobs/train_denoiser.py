@@ -71,7 +71,7 @@ class TrainDenoiser(TrainingOptions):
     """Folder of a trained autoencoder, of the same training shards."""
     normalisation: Normalization | None = None
     """How coefficients are normalised; it is the autoencoder's, and another one is refused."""
-    stage: Literal["both", "slice", "add_frequency_attention"] = "both"
+    stage: Literal["both", "slice", "coordinate"] = "both"
     """slice: one frequency at a time; coordinate: then attention across them. Of --mode coordinated
     alone.
     """

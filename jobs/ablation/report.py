@@ -2,26 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from math import ceil, log10
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from model.evaluate import report as evaluate_report
-from model.evaluate.report import (
+from pipeline.report import figures
+from pipeline.report.labels import format_count, format_duration, format_number
+from pipeline.report.layout import (
     Cell,
     Figure,
     Section,
     Slice,
     Table,
-    make_tile,
+    Tile,
     protocol_section,
-    stretch_rows,
+    render_sections,
+    slice_picture,
 )
-from pipeline.report import figures, render_template
-from pipeline.report.gallery import webp_uri
-from pipeline.report.labels import format_count, format_duration, format_number
 
 _FIGURE_METRICS = ("changes_frechet", "log_spectral_db", "magnitude_px", "warping_error")
 """Of which the page has a figure."""
@@ -58,22 +56,18 @@ def render_ablation_page(
         protocol_section(found["protocol"]),
     ]
     tiles = [
-        make_tile("films of each", format_number(films)),
-        make_tile("variants", format_number(len(variants)), accent=True),
-        make_tile("trainings", format_number(found["trainings"])),
+        Tile("films of each", format_number(films)),
+        Tile("variants", format_number(len(variants)), accent=True),
+        Tile("trainings", format_number(found["trainings"])),
     ]
     lede = f"{format_count(len(variants), 'variant')} of one method, each trained on the same clips and measured by films of the same {format_count(films, 'photograph')}."
-    return render_template(
-        "report.html",
-        dict(
-            over="Ablation",
-            title="What does each part do?",
-            lede=lede,
-            tiles=tiles,
-            sections=sections,
-            across=5,
-        ),
-        Path(str(evaluate_report.__file__)).parent,
+    return render_sections(
+        over="Ablation",
+        title="What does each part do?",
+        lede=lede,
+        tiles=tiles,
+        sections=sections,
+        slices_per_row=5,
     )
 
 
@@ -284,13 +278,10 @@ def _metric_title(one: Mapping[str, Any], factor: int = 1) -> str:
 
 def _slices_section(name: str, row: Mapping[str, Slice]) -> Section:
     """A photograph's films, each as one row of pixels over time."""
-    pictures = [
-        dict(picture=webp_uri(stretch_rows(one)), caption=title) for title, one in row.items()
-    ]
     return Section(
         f"{name} over time",
         ["One row of the picture, time downwards: straight lines stand still, waves sway."],
-        slices=pictures,
+        slices=[slice_picture(pixels, title) for title, pixels in row.items()],
     )
 
 

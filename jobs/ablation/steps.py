@@ -34,22 +34,26 @@ from jobs.ablation.variants import (
 )
 from jobs.cli.console import print_output
 from jobs.cli.results import load_page_maker, write_results
-from jobs.make_clips import WINDOW_S, clip_name_at
 from model.checkpoints import read_newest
 from model.evaluate.paired import compare_evaluations
 from model.evaluate.pairs import CROP_SIZE, NETWORK_SPECS
 from pipeline.atomic_files import replace_file
 from pipeline.dataset.folder import ContractMismatch
 from pipeline.dataset.open import DatasetView, open_dataset
-from pipeline.dataset.shards import to_json
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.images.encode import encode_animation, write_animation
-from pipeline.preview.reconstruct import count_repeats, read_manifest_table, read_settings, reconstruct
+from pipeline.preview.reconstruct import (
+    count_repeats,
+    read_manifest_table,
+    read_settings,
+    reconstruct,
+)
+from pipeline.synthetic.clips import WINDOW_S, clip_name_at
 from pipeline.whole_clip.frames import decode_clip, open_clip
 from schemas.outcome import Outcome, Quarantined
 from schemas.run_contract import flatten, to_json_value
-from schemas.seal import open_seal, seal
+from schemas.seal import open_seal, seal, to_json
 
 _SWAYING_CLIPS = ("lantern-50fps", "reeds-25fps", "plant-30fps", "cloth-24fps", "ripples-vfr")
 """Of the generated clips those that are to be learnt from."""

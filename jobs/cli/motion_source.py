@@ -1,14 +1,13 @@
-"""Where motion comes from: the options that `animate` and `export-page` share.
+"""Options of `animate` and `export-page` that say where motion comes from, and its loading.
 
-A real video (whose first frame moves where no photograph is given), a file, a sample of a data set,
-or a trained prior.
+The source is a real video, a file, a sample of a dataset, or a trained prior. Without a photograph
+the picture that the motion belongs to moves: a video's first frame, or a sample's image.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 import tyro
 from jaxtyping import UInt8
@@ -19,73 +18,76 @@ from model.prior.loop_guidance import LOOP_GUIDANCE_WEIGHT, LOOP_RECURRENCE
 from pipeline.dataset.open import open_dataset
 from pipeline.extract.config import BuildConfig
 from pipeline.filters import PRESETS
-from pipeline.images.photo import crop_and_resize, read_photograph
+from pipeline.images.photo import crop_and_resize, image_correlation, read_photograph
 from pipeline.preview.reconstruct import find_most_moving_key, reconstruct
 from pipeline.whole_clip.first_window import covers_size, motion_of_video
 from schemas.spectral_volume import SpectralVolume, decode_volume
 
 _MIN_IMAGE_CORRELATION = 0.5
-"""Correlation of two pictures under which one sways like something else."""
+"""Pictures of a lower correlation show different things."""
 
 Picture = UInt8[np.ndarray, "rows columns 3"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MotionSource:
+    """Options that name exactly one source of motion, and the photograph to move."""
+
     photo: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[PHOTO]")] = None
-    """The photograph; without one, the picture to which the motion belongs."""
+    """The photograph; without one, the picture that the motion belongs to moves."""
     motion_from: Path | None = None
-    """A video whose motion is taken, that of its first 5 s."""
+    """A video, whose first 5 s give the motion."""
     motion: tuple[str, ...] = ()
-    """FILE.safetensors, as quiver sample writes it, or DATASET KEY; without KEY, the sample of most
-    motion.
+    """FILE.safetensors from quiver sample, or DATASET KEY; without KEY it is the sample with the
+    most motion.
     """
     checkpoint: Path | None = None
-    """Folder of a trained denoiser, which imagines motion for the photograph."""
+    """Folder of a trained denoiser, which samples motion for the photograph."""
     seed: int = 0
-    """Of --checkpoint: another seed, another motion."""
+    """Seed of --checkpoint; another seed gives another motion."""
     steps: int = 50
-    """Of --checkpoint: of DDIM, 1 to 1000."""
+    """Steps of DDIM sampling of --checkpoint, 1 to 1000."""
     guidance: float | None = None
-    """Of --checkpoint: weight of classifier-free guidance; without a number 1, and 1.75 where the
-    sampling is guided to a loop.
+    """Weight of classifier-free guidance of --checkpoint, 0 for none; without a number it is 1, or
+    1.75 if the sampling is guided to a loop.
     """
     device: Literal["cuda", "cpu"] = "cpu"
-    """Where the prior runs."""
+    """Device on which the networks run."""
 
     def __post_init__(self):
         if not (1 <= self.steps <= 1000 and -1 <= self.guidance_weight <= 100 and self.seed >= 0):
             raise ValueError(
-                f"--steps is {self.steps}, --guidance {self.guidance_weight:g}, --seed {self.seed}, expected 1 to 1000, -1 to 100, at least 0"
+                f"--steps is {self.steps}, --guidance {self.guidance_weight:g}, --seed {self.seed},"
+                " expected 1 to 1000, -1 to 100, at least 0"
             )
-        if (given := sum(map(bool, (self.motion_from, self.motion, self.checkpoint)))) != 1:
+        source_count = sum(map(bool, (self.motion_from, self.motion, self.checkpoint)))
+        if source_count != 1:
             raise ValueError(
-                f"{given} sources of motion were given, expected one of --motion-from VIDEO, --motion FILE or DATASET KEY, and --checkpoint DIR"
+                f"{source_count} sources of motion were given, expected one of --motion-from VIDEO,"
+                " --motion FILE or DATASET KEY, and --checkpoint DIR"
             )
         if len(self.motion) > 2:
             raise ValueError(
-                f"--motion is {' '.join(self.motion)}, expected FILE.safetensors, or DATASET and KEY"
+                f"--motion is {' '.join(self.motion)},"
+                " expected FILE.safetensors, or DATASET and KEY"
             )
         if self.photo is None and (self.checkpoint or self.is_motion_file):
+            source = "checkpoint" if self.checkpoint else "file"
             raise ValueError(
-                f"PHOTO is missing: the motion of a {'checkpoint' if self.checkpoint else 'file'} has no picture of its own"
+                f"PHOTO is missing: the motion of a {source} has no picture of its own"
             )
 
     @property
     def loop_seconds(self) -> float | None:
-        """Seconds of motion after which --checkpoint is guided to a loop; None: it is not."""
+        """Seconds of the loop to which --checkpoint is guided, or None for no loop."""
         return None
 
     @property
     def guidance_weight(self) -> float:
-        """Of classifier-free guidance."""
-        return (
-            self.guidance
-            if self.guidance is not None
-            else 1.0
-            if self.loop_seconds is None
-            else LOOP_GUIDANCE_WEIGHT
-        )
+        """--guidance, or its default."""
+        if self.guidance is not None:
+            return self.guidance
+        return 1.0 if self.loop_seconds is None else LOOP_GUIDANCE_WEIGHT
 
     @property
     def is_motion_file(self) -> bool:
@@ -96,13 +98,13 @@ class MotionSource:
 
 
 class _Motion(NamedTuple):
-    """Where something moves, and what."""
+    """Motion, and the picture that it belongs to."""
 
     volume: SpectralVolume
     picture: Picture | None
-    """To which it belongs, as large as there is one."""
+    """The picture at its full size; None if the motion comes from a file."""
     name: str
-    """Of the clip, the photograph or the file whose motion it is."""
+    """Name of the clip, the photograph or the file that the motion comes from."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -111,90 +113,85 @@ class _Motion(NamedTuple):
 
 
 def load_motion(source: MotionSource) -> tuple[_Motion, Picture]:
-    """The motion, and the whole picture that it is to move. Raises ValueError, in a sentence, where
-    either cannot be had.
+    """The motion, and the whole picture that it moves.
 
-    Warns where the photograph shows something else than the picture that the motion belongs to.
+    Raises ValueError if either cannot be read or made. Prints a message if the photograph differs
+    much from the picture that the motion belongs to.
     """
     check_device(source.device)
-    given = None if source.photo is None else read_photograph(source.photo)
-    motion = _read_motion(source, given)
-    picture = motion.picture if given is None else given
+    photo = None if source.photo is None else read_photograph(source.photo)
+    motion = _read_motion(source, photo)
+    picture = motion.picture if photo is None else photo
     if picture is None:
         raise ValueError("PHOTO is missing: the motion has no picture of its own")
-    if (
-        motion.picture is not None
-        and _image_correlation(picture, motion.picture, motion.size) < _MIN_IMAGE_CORRELATION
-    ):
-        print_message(
-            "the photograph differs much from the picture that the motion belongs to: it will sway where that one does"
-        )
+    if motion.picture is not None:
+        correlation = image_correlation(picture, motion.picture, motion.size)
+        if correlation < _MIN_IMAGE_CORRELATION:
+            print_message(
+                "the photograph differs much from the picture that the motion belongs to:"
+                " it will sway as that one does"
+            )
     return motion, picture
 
 
 def _read_motion(source: MotionSource, photo: Picture | None) -> _Motion:
-    """From the one source that was given."""
+    """Reads or samples the motion from the only source that the options name."""
     if source.motion_from:
         return _video_motion(source.motion_from)
     if source.checkpoint and photo is not None:
         return _prior_motion(source, source.checkpoint, photo)
     if source.is_motion_file:
-        return _Motion(_read_volume(path := Path(source.motion[0])), None, path.stem)
+        path = Path(source.motion[0])
+        return _Motion(_read_volume(path), None, path.stem)
     return dataset_motion(*source.motion)
 
 
 def _video_motion(path: Path) -> _Motion:
-    config = BuildConfig(thresholds=PRESETS["none"])
-    found = motion_of_video(path, config)
-    down, across = found.sample.spectrum.shape[2:]
-    if not covers_size(found.size, (across, down)):
+    """The motion of a video's first window. Prints a message if it may look wrong."""
+    video = motion_of_video(path, BuildConfig(thresholds=PRESETS["none"]))
+    height, width = video.sample.spectrum.shape[2:]
+    if not covers_size(video.size, (width, height)):
         print_message(
-            f"{path} has {found.size[0]}x{found.size[1]} pixels, fewer than motion is measured at, {across}x{down}: its frames are enlarged to it"
+            f"{path} has {video.size[0]}x{video.size[1]} pixels, fewer than motion is measured at,"
+            f" {width}x{height}: its frames are enlarged to it"
         )
-    if found.rejection_reasons:
+    if video.rejection_reasons:
+        reasons = ", ".join(video.rejection_reasons).replace("_", " ")
         print_message(
-            f"the motion of {path} may look wrong ({', '.join(found.rejection_reasons).replace('_', ' ')}): a data set would turn it away"
+            f"the motion of {path} may look wrong ({reasons}):"
+            " the extraction filters would reject it"
         )
-    return _Motion(
-        _make_volume(found.sample.spectrum, found.frames, config.plan.fps), found.frame, path.stem
-    )
+    return _Motion(video.volume, video.frame, path.stem)
 
 
 def dataset_motion(dataset: str, key: str | None = None) -> _Motion:
+    """The stored motion of a sample; without a key, that of the sample with the most motion."""
     selection = open_dataset(dataset)
-    found = reconstruct(selection, key or find_most_moving_key(selection))
-    return _Motion(
-        _make_volume(found.sample.spectrum, found.settings.plan.frames, found.settings.plan.fps),
-        found.sample.image,
-        Path(found.row.uri).stem,
-    )
-
-
-def _make_volume(channels: np.ndarray, frames: int, fps: float) -> SpectralVolume:
-    """Of a sample's coefficients."""
-    return SpectralVolume(
-        spectrum=channels.astype(np.float32), frames=frames, fps=fps, provenance={}
-    )
+    reconstruction = reconstruct(selection, key or find_most_moving_key(selection))
+    name = Path(reconstruction.row.uri).stem
+    return _Motion(reconstruction.volume, reconstruction.sample.image, name)
 
 
 def _read_volume(path: Path) -> SpectralVolume:
+    """Reads the file of --motion."""
     try:
         return decode_volume(path.read_bytes())
     except FileNotFoundError:
         raise ValueError(
-            f"--motion is {str(path)!r}, which is not there, expected FILE.safetensors or DATASET KEY"
+            f"--motion is {str(path)!r}, which is missing, expected FILE.safetensors or DATASET KEY"
         ) from None
     except ValueError as error:
         raise ValueError(f"--motion is {str(path)!r}, {error}") from error
 
 
 def _prior_motion(source: MotionSource, checkpoint: Path, photo: Picture) -> _Motion:
-    prior, passed = load_prior(checkpoint)
-    for sentence in passed:
+    """Samples motion for the photograph from a trained prior."""
+    prior, skipped_checkpoints = load_prior(checkpoint)
+    for sentence in skipped_checkpoints:
         print_message(sentence)
-    image, options = (
-        crop_and_resize(photo, prior.normalizer.size),
-        dict[str, Any](steps=source.steps, guidance=source.guidance_weight, device=source.device),
+    image = crop_and_resize(photo, prior.normalizer.size)
+    options: dict[str, Any] = dict(
+        steps=source.steps, guidance=source.guidance_weight, device=source.device
     )
     if source.loop_seconds is not None:
         options |= dict(
@@ -202,21 +199,10 @@ def _prior_motion(source: MotionSource, checkpoint: Path, photo: Picture) -> _Mo
             recurrence=LOOP_RECURRENCE,
         )
     (spectrum,) = sample_motion(prior, [image], [source.seed], **options)
-    return _Motion(
-        _make_volume(spectrum, prior.normalizer.frames, prior.normalizer.fps),
-        photo,
-        source.photo.stem if source.photo else "",
+    volume = SpectralVolume(
+        spectrum=spectrum.astype(np.float32),
+        frames=prior.normalizer.frames,
+        fps=prior.normalizer.fps,
+        provenance={},
     )
-
-
-def _image_correlation(one: Picture, other: Picture, size: tuple[int, int]) -> float:
-    """Correlation of their grey levels, -1 to 1; 1 where one of them is of one grey."""
-    greys = np.stack(
-        [
-            cv2.cvtColor(crop_and_resize(picture, size), cv2.COLOR_RGB2GRAY).ravel()
-            for picture in (one, other)
-        ]
-    ).astype(np.float64)
-    deviations = greys - greys.mean(axis=1, keepdims=True)
-    lengths = np.linalg.norm(deviations, axis=1)
-    return float(deviations[0] @ deviations[1] / lengths.prod()) if lengths.all() else 1.0
+    return _Motion(volume, photo, source.photo.stem if source.photo else "")

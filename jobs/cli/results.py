@@ -8,8 +8,8 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from pipeline.atomic_files import replace_file
-from pipeline.dataset.shards import to_json
 from schemas.run_contract import to_json_value
+from schemas.seal import to_json
 
 
 @contextmanager

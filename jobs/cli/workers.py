@@ -16,6 +16,7 @@ from jobs.cli.progress import RunProgress
 from jobs.cli.run_options import WorkerOptions
 from pipeline.dataset.commit import AlreadyCommitted
 from pipeline.dataset.folder import ContractMismatch, Dataset
+from pipeline.dataset.remote import build_session
 from pipeline.dataset.remote_clips import local_clip_rows
 from pipeline.dataset.run_lock import FolderInUse
 from pipeline.decode.pool import shared_pool
@@ -158,7 +159,7 @@ def build_in_worker(
     except ValueError as error:
         raise cluster.NodeMisconfigured(str(error)) from error
     dataset.check_not_taken_over()
-    with dataset.build_session(name):
+    with build_session(dataset, name):
         if not dataset.is_committed(name):
             with local_clip_rows(rows, staging) as local_rows, suppress(AlreadyCommitted):
                 yield from build_shard(dataset, name, local_rows, config, decoders)

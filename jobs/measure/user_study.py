@@ -1,49 +1,35 @@
 #!/usr/bin/env python
-"""A page of one file on which people choose between two folders of videos, without knowing which is
-which.
+"""Writes a page of one file on which people choose between the videos of two folders, without
+knowing which is which.
 
     quiver user-study DIR_A DIR_B --out page.html
 
-Videos are paired by name, whatever their suffix. Each pair is cut to the shorter one's length and
-brought to the lower one's size, and both are encoded alike, so that nothing but what they show
-tells one from the other. `quiver score-study` reads what the page saves.
+Videos are paired by their names without suffix. Each pair is cut to the length of the shorter one,
+brought to the size of the lower one, and encoded alike, so that only what the videos show tells one
+from the other. `quiver score-study` reads what the page saves.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Annotated
 
-import numpy as np
 import tyro
 
 from jobs.cli.args import check_output_file, parse_args
 from jobs.cli.console import print_message, print_output
 from jobs.cli.errors import error_boundary
-from model.pages.user_study import (
-    Films,
-    Pair,
-    build_study_page,
-    common_size,
-    encode_to_fit,
-    study_id,
-)
+from model.pages.user_study import MIN_SECONDS, build_study_page, encode_pair, study_id
 from model.pages.user_study_results import MAX_FIELD_CHARS
 from pipeline.atomic_files import replace_file
 from pipeline.decode.config import DecodeConfig
-from pipeline.decode.pool import DecoderPool, shared_pool
-from pipeline.images.encode import TICKS_PER_SECOND, TimedFrame, encode_h264
+from pipeline.decode.pool import shared_pool
 from pipeline.sizes import human_size
-from pipeline.whole_clip.first_window import display_size
-from pipeline.whole_clip.frames import collect_videos, open_clip
-from schemas.clip import VideoInfo
-from schemas.outcome import Quarantined
+from pipeline.whole_clip.frames import collect_videos
 
-_MIN_SECONDS = 0.5
-"""A shorter video shows no motion to judge."""
 _MAX_EXAMPLE_NAMES = 3
-"""Names that are given for an example."""
+"""A message gives at most so many names as examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,23 +41,23 @@ class UserStudy:
     a: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR_A")]
     """Folder of the first set of videos."""
     b: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR_B")]
-    """Folder of the other, in which they have the same names."""
+    """Folder of the second set, in which the videos have the same names."""
     out: Path
     """File to write, .html."""
     question: str = "Which looks more realistic?"
-    """What is asked of each pair."""
+    """Question that the page asks about each pair."""
     pairs: int | None = None
-    """Take so many pairs, drawn by --seed; without a number all that there are."""
+    """Number of pairs, drawn at random by --seed; without a number, all pairs."""
     seed: int = 0
-    """Of --pairs. Sides and order are drawn by the page, for each viewer."""
+    """Seed of --pairs. The page draws sides and order for each viewer."""
     width: int = 512
-    """Videos are at most so wide, pixels."""
+    """Largest width of the videos, pixels."""
     seconds: float = 5.0
-    """Videos are at most so long."""
+    """Largest length of the videos, seconds."""
     look: float = 2.0
-    """Seconds for which a pair must have been seen before it can be judged."""
+    """Seconds for which a viewer must watch a pair before judging it."""
     megabytes: float = 60.0
-    """The page is at most so large."""
+    """Largest size of the page."""
 
     def __post_init__(self):
         if self.out.suffix.lower() != ".html":
@@ -80,16 +66,15 @@ class UserStudy:
             raise ValueError(f"--question is {self.question!r}, expected words")
         if self.pairs is not None and self.pairs < 1:
             raise ValueError(f"--pairs is {self.pairs}, expected at least 1")
-        for name, least, most in (
+        for name, low, high in (
             ("width", 64, 1920),
-            ("seconds", _MIN_SECONDS, 60),
+            ("seconds", MIN_SECONDS, 60),
             ("look", 0, 60),
             ("megabytes", 0.1, 1000),
         ):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(
-                    f"--{name} is {getattr(self, name):g}, expected {least:g} to {most:g}"
-                )
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"--{name} is {value:g}, expected {low:g} to {high:g}")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -99,30 +84,46 @@ def main(args: Sequence[str] | None = None) -> None:
         check_output_file("--out", job.out)
         if job.out.exists():
             raise ValueError(
-                f"--out is {job.out}, which is there: answers to a page belong to it alone, expected another name"
+                f"--out is {job.out}, which exists: answers to a page belong to it alone,"
+                " expected another name"
             )
         a, b = _find_videos(job.a, "DIR_A"), _find_videos(job.b, "DIR_B")
         names = _choose_pairs(job, a, b)
-        made = [_encode_pair(job, name, (a[name], b[name]), len(names)) for name in names]
-        page = build_study_page(made, job.question.strip(), job.look).encode()
+        # base64 makes four letters of three bytes
+        max_bytes = 1e6 * job.megabytes * 3 / 4 / len(names)
+        pairs = [
+            encode_pair(
+                name,
+                (a[name], b[name]),
+                shared_pool(DecodeConfig()),
+                max_seconds=job.seconds,
+                max_width=job.width,
+                max_bytes=max_bytes,
+            )
+            for name in names
+        ]
+        page = build_study_page(pairs, job.question.strip(), job.look).encode()
         replace_file(job.out, page)
-        crf, alone = sorted({pair.crf for pair in made}), len(a.keys() ^ b.keys())
+        crf = sorted({pair.crf for pair in pairs})
         quality = f"CRF {crf[0]}" + (f" to {crf[-1]}" if len(crf) > 1 else "")
         print_output(
-            f"{job.out}: {human_size(len(page))}, {len(made)} pairs, H.264 at {quality}; study {study_id(made)}: A is {job.a}, B is {job.b}"
+            f"{job.out}: {human_size(len(page))}, {len(pairs)} pairs, H.264 at {quality};"
+            f" study {study_id(pairs)}: A is {job.a}, B is {job.b}"
         )
-        if alone:
-            print_message(
-                f"{alone} {'videos have' if alone > 1 else 'video has'} no partner of that name and {'are' if alone > 1 else 'is'} left out"
-            )
+        unpaired = len(a.keys() ^ b.keys())
+        if unpaired == 1:
+            print_message("1 video has no partner of that name and is left out")
+        elif unpaired:
+            print_message(f"{unpaired} videos have no partner of that name and are left out")
 
 
 def _choose_pairs(job: UserStudy, a: dict[str, Path], b: dict[str, Path]) -> list[str]:
-    """Names of the pairs. Raises ValueError where there is none, or fewer than asked for."""
+    """Names of the pairs. Raises ValueError if there are none, or fewer than --pairs."""
     names = sorted(a.keys() & b.keys())
     if not names:
         raise ValueError(
-            f"no names agree: {job.a} has {_format_examples(a)}, and {job.b} has {_format_examples(b)}"
+            f"no names agree: {job.a} has {_format_examples(a)},"
+            f" and {job.b} has {_format_examples(b)}"
         )
     count = job.pairs or len(names)
     if count > len(names):
@@ -132,88 +133,26 @@ def _choose_pairs(job: UserStudy, a: dict[str, Path], b: dict[str, Path]) -> lis
     return sorted(Random(job.seed).sample(names, count))  # noqa: S311 - nothing secret
 
 
-def _format_examples(found: dict[str, Path]) -> str:
-    names = [path.name for path in found.values()]
-    return ", ".join(names[:_MAX_EXAMPLE_NAMES]) + (
-        f" and {len(names) - _MAX_EXAMPLE_NAMES} more" if len(names) > _MAX_EXAMPLE_NAMES else ""
-    )
+def _format_examples(videos: dict[str, Path]) -> str:
+    """The names of the first files, and how many more there are."""
+    names = [path.name for path in videos.values()]
+    examples = ", ".join(names[:_MAX_EXAMPLE_NAMES])
+    more = len(names) - _MAX_EXAMPLE_NAMES
+    return f"{examples} and {more} more" if more > 0 else examples
 
 
 def _find_videos(folder: Path, option: str) -> dict[str, Path]:
-    """Those of a folder, by name without suffix. Raises ValueError as videos_in does, and for a
-    name that does not go into a table.
+    """The videos of a folder by their names without suffix. Raises ValueError as `collect_videos`
+    does, and for a name that cannot be a field of the answers.
     """
-    found = collect_videos(folder, option)
-    for name in found:
+    videos = collect_videos(folder, option)
+    for name in videos:
         if not name.isprintable() or len(name) > MAX_FIELD_CHARS:
             raise ValueError(
-                f"{option} has a video named {name[:60]!r}, expected up to {MAX_FIELD_CHARS} printable characters"
+                f"{option} has a video named {name[:60]!r},"
+                f" expected up to {MAX_FIELD_CHARS} printable characters"
             )
-    return found
-
-
-def _encode_pair(job: UserStudy, name: str, paths: tuple[Path, Path], count: int) -> Pair:
-    """Both videos at one size and length, encoded alike; one of `count` pairs."""
-    pool = shared_pool(DecodeConfig())
-    probed = [_probe_video(pool, path) for path in paths]
-    seconds = min(job.seconds, *(_video_seconds(video) for video in probed))
-    try:
-        size = common_size(display_size(probed[0]), display_size(probed[1]), job.width)
-        shown = [
-            list(_read_beginning(pool, path, video, size, seconds))
-            for path, video in zip(paths, probed, strict=True)
-        ]
-        rates = [round(len(one) / seconds) or 1 for one in shown]
-
-        def make(crf: int) -> Films:
-            films = [
-                encode_h264(one, rate=rate, options=dict(crf=str(crf), preset="medium"))
-                for one, rate in zip(shown, rates, strict=True)
-            ]
-            return films[0], films[1]
-
-        films, crf = encode_to_fit(
-            make, 1e6 * job.megabytes * 3 / 4 / count
-        )  # as text, three bytes are four letters
-    except ValueError as error:
-        raise ValueError(f"the pair {name} {error}") from error
-    return Pair(name, size, films, crf)
-
-
-def _probe_video(pool: DecoderPool, path: Path) -> VideoInfo:
-    """Raises ValueError where the file is no video, or too short to be judged."""
-    video = open_clip(path, pool).video
-    if len(video.times) < 2 or _video_seconds(video) < _MIN_SECONDS:
-        count = len(video.times)
-        raise ValueError(
-            f"{path} has {count} frame{'s' if count > 1 else ''} in {_video_seconds(video):.2f} s, expected at least 2 in {_MIN_SECONDS:g} s"
-        )
-    return video
-
-
-def _video_seconds(video: VideoInfo) -> float:
-    return float(video.end_s - video.times[0])
-
-
-def _read_beginning(
-    pool: DecoderPool, path: Path, video: VideoInfo, size: tuple[int, int], seconds: float
-) -> Iterator[TimedFrame]:
-    """The frames of the first `seconds`, each at its time; the middle of the picture, at
-    `size`.
-    """
-    times = video.times - video.times[0]
-    shown = np.flatnonzero(times < seconds - 1e-6)
-    ticks = np.rint(np.append(times[shown], seconds) * TICKS_PER_SECOND).astype(int)
-    try:
-        for image, begin, end in zip(
-            pool.frames(str(path), video, shown.tolist(), size),
-            ticks[:-1].tolist(),
-            ticks[1:].tolist(),
-            strict=True,
-        ):
-            yield TimedFrame(image, begin, end - begin)
-    except Quarantined as error:
-        raise ValueError(f"cannot be used: {path}: {error.detail} ({error.reason})") from error
+    return videos
 
 
 if __name__ == "__main__":

@@ -1,21 +1,29 @@
-"""The pages of `quiver evaluate` and `quiver upper-bound`: numbers that were measured become tables,
-curves and pictures.
+"""The pages of `quiver evaluate` and `quiver upper-bound`: tables, curves and slices of the numbers
+that were measured.
 
-Nothing is computed here. Both fill evaluation.html; no script runs in it.
+Both are pages of sections (pipeline/report/layout.py); no script runs in them.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from markupsafe import Markup
 
-from pipeline.report import figures, render_template
+from pipeline.report import figures
 from pipeline.report.figures import ACCENT, INK, MUTED, Line
-from pipeline.report.gallery import webp_uri
 from pipeline.report.labels import format_count, format_number
+from pipeline.report.layout import (
+    Cell,
+    Figure,
+    Section,
+    Slice,
+    Table,
+    Tile,
+    protocol_section,
+    render_sections,
+    slice_picture,
+)
 
 _CURVE_STYLES = {
     "still": Line(np.empty(0), MUTED, (1, 2)),
@@ -27,35 +35,6 @@ _CURVE_STYLES = {
 _CURVE_LEGEND = Markup(
     '<span class="key still">First frame, still</span>, <span class="key k4">K = 4</span>, <span class="key">K = 16</span>, <span class="key true">true motion</span>'
 )
-
-_MIN_SLICE_ROWS = 100
-
-Slice = UInt8[np.ndarray, "time width 3"]
-
-
-class Cell(NamedTuple):
-    text: str
-    wide: int = 0
-    """Columns over which a sentence goes."""
-
-
-class Figure(NamedTuple):
-    svg: Markup
-    caption: Markup
-
-
-class Table(NamedTuple):
-    head: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-
-
-class Section(NamedTuple):
-    title: str
-    texts: Sequence[str | Markup] = ()
-    table: Table | None = None
-    figures: Sequence[Figure] = ()
-    slices: Sequence[Mapping[str, str]] = ()
-    facts: Sequence[tuple[str, Any]] = ()
 
 
 def render_upper_bound_page(
@@ -74,21 +53,17 @@ def render_upper_bound_page(
         [clip["motions"][-1]["psnr_db"] - clip["motions"][0]["psnr_db"] for clip in clips]
     )
     tiles = [
-        make_tile("clips", format_number(len(clips))),
-        make_tile("over a still picture, by true motion", f"{gain:+.1f}", "dB", accent=True),
+        Tile("clips", format_number(len(clips))),
+        Tile("over a still picture, by true motion", f"{gain:+.1f}", "dB", accent=True),
     ]
     lede = f"The first frame of {format_count(len(clips), 'clip')}, moved by the motion that was measured in it: whole, and from its first K frequencies. No network had a part in it."
-    return render_template(
-        "report.html",
-        dict(
-            over="Ceiling of the representation",
-            title="How good can it get?",
-            lede=lede,
-            tiles=tiles,
-            sections=sections,
-            across=5,
-        ),
-        Path(__file__).parent,
+    return render_sections(
+        over="Ceiling of the representation",
+        title="How good can it get?",
+        lede=lede,
+        tiles=tiles,
+        sections=sections,
+        slices_per_row=5,
     )
 
 
@@ -158,9 +133,7 @@ def _upper_bound_section(
         f"{len(clip['seconds'])} frames in {clip['seconds'][-1]:.2f} s, {size[0]}x{size[1]}, compared at {crop[0]}x{crop[1]}; "
         f"the true motion is {clip['motion_px']:.2f} px on average."
     )
-    pictures = [
-        dict(picture=webp_uri(stretch_rows(one)), caption=name) for name, one in slices.items()
-    ]
+    pictures = [slice_picture(pixels, name) for name, pixels in slices.items()]
     return Section(clip["name"], [text], figures=shown, slices=pictures)
 
 
@@ -182,25 +155,21 @@ def render_evaluation_page(
     sections.append(protocol_section(found["protocol"]))
     frames = sum(pair["frames"] for pair in pairs)
     tiles = [
-        make_tile("pairs", format_number(len(pairs))),
-        make_tile("frames of each side", format_number(frames)),
+        Tile("pairs", format_number(len(pairs))),
+        Tile("frames of each side", format_number(frames)),
         *(
-            make_tile(one["name"], f"{one['value']:.3g}", one["unit"], accent=True)
+            Tile(one["name"], f"{one['value']:.3g}", one["unit"], accent=True)
             for one in metrics[:2]
         ),
     ]
     lede = f"{format_count(len(pairs), 'generated video')} beside the real ones of the same names, cropped to {'x'.join(map(str, found['protocol']['crop']))} pixels."
-    return render_template(
-        "report.html",
-        dict(
-            over="Evaluation of generated videos",
-            title="How near to real?",
-            lede=lede,
-            tiles=tiles,
-            sections=sections,
-            across=2,
-        ),
-        Path(__file__).parent,
+    return render_sections(
+        over="Evaluation of generated videos",
+        title="How near to real?",
+        lede=lede,
+        tiles=tiles,
+        sections=sections,
+        slices_per_row=2,
     )
 
 
@@ -339,35 +308,7 @@ def _pair_section(pair: Mapping[str, Any], real: Slice, generated: Slice) -> Sec
         f"log-spectral distance {pair['log_spectral_db']:.1f} dB; mean motion {pair['real']['motion_px']:.2f} px real, {pair['generated']['motion_px']:.2f} px generated."
     )
     pictures = [
-        dict(
-            picture=webp_uri(stretch_rows(one)),
-            caption=f"{name}, row {pair['row']} over time, downwards",
-        )
-        for name, one in (("real", real), ("generated", generated))
+        slice_picture(pixels, f"{name}, row {pair['row']} over time, downwards")
+        for name, pixels in (("real", real), ("generated", generated))
     ]
     return Section(pair["name"], [text], slices=pictures)
-
-
-def stretch_rows(one: Slice) -> UInt8[np.ndarray, "rows width 3"]:
-    """Each of few frames as several rows, so that there is something to see."""
-    return one.repeat(max(1, -(-_MIN_SLICE_ROWS // len(one))), axis=0)
-
-
-def protocol_section(facts: Mapping[str, Any]) -> Section:
-    """How all of it was measured, as the file has it."""
-    return Section(
-        "How it was measured",
-        facts=[(name.replace("_", " "), _format_value(value)) for name, value in facts.items()],
-    )
-
-
-def _format_value(value: Any) -> str:
-    """A value of the protocol."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_format_value(one)}" for name, one in value.items())
-    return ", ".join(map(_format_value, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def make_tile(name: str, value: str, unit: str = "", *, accent: bool = False) -> dict[str, Any]:
-    """A number above the page."""
-    return dict(name=name, value=value, unit=unit, accent=accent)

@@ -1,8 +1,8 @@
-"""A page of one file in which a photograph can be pulled and let go: model/pages/interactive.html,
-filled with a picture and its modes.
+"""Builds a page of one file in which a photograph can be pulled and let go:
+model/pages/interactive.html, filled with a picture and its modes.
 
-The page does in JavaScript what model/motion/modal.py does here (docs/maths.md, 24 to 26). It
-reaches for nothing outside itself.
+The JavaScript of the page does what model/motion/modal.py does in Python (docs/maths.md, 24 to 26).
+The page is self-contained.
 """
 
 import json
@@ -35,28 +35,28 @@ from schemas.spectral_volume import SpectralVolume
 
 _TEMPLATE = Path(__file__).with_name("interactive.html")
 _MAX_SIDE_PX = 1280
-"""Pixels of the picture's longer side."""
+"""Largest length of the picture's longer side, pixels."""
 _MESH = 160, 100
-"""Most columns and rows of the mesh; a smaller volume keeps its own."""
+"""Largest numbers of columns and rows of the mesh; a smaller volume keeps its own."""
 _MAX_MODES = 128
-"""What every graphics card takes."""
+"""So many layers of a texture work on every graphics card."""
 _INSTANTS = 1024
-"""Eight in each period of the fastest of MOST_MODES: of a longer window no more would be seen."""
+"""Instants of a window at which motion is averaged: eight in each period of the fastest mode."""
 _MAX_PAGE_BYTES = 10_000_000
 _MIN_MOVING_SHARE = 0.25
-"""Share of the photograph under which its motion is taken to be of another one."""
+"""If less of the photograph moves, the motion is taken to belong to another one."""
 _INT16_MAX = 32767
 
 
 def build_interactive_page(photograph: Picture, volume: SpectralVolume, title: str) -> str:
-    """The whole page. What moves is the middle of the photograph, in the aspect of the volume.
+    """The whole page, on which the middle of the photograph moves, in the aspect of the volume.
 
-    Raises ValueError where the photograph is smaller than the volume or of quite another aspect,
-    and where the volume has no mode, more than MOST_MODES, or makes more than MOST_BYTES.
+    Raises ValueError if the photograph is smaller than the volume or has a very different aspect,
+    if the volume has no mode or more than _MAX_MODES, or if the page exceeds _MAX_PAGE_BYTES.
     """
     rows, columns = volume.spectrum.shape[2:]
     crop = _centered_crop(photograph.shape[1], photograph.shape[0], columns, rows)
-    crop_to_aspect(photograph, (columns, rows))  # refuses a smaller one
+    crop_to_aspect(photograph, (columns, rows))  # raises ValueError for a smaller one
     spectrum = resample_to_mesh(volume.spectrum[:, ::2] + 1j * volume.spectrum[:, 1::2])
     if len(spectrum) > _MAX_MODES + 1:
         raise ValueError(
@@ -64,41 +64,46 @@ def build_interactive_page(photograph: Picture, volume: SpectralVolume, title: s
         )
     modes = to_modes(spectrum, volume.frames, volume.fps)
     picture = _shrink_photo(photograph)
-    about = dict(
+    jpeg = BytesIO()
+    Image.fromarray(picture).save(jpeg, "JPEG", quality=90)
+    values = dict(
         width=columns,
         height=rows,
         crop=crop,
         picture=[picture.shape[1], picture.shape[0]],
-        jpeg=_to_base64(_encode_jpeg(picture)),
+        jpeg=_to_base64(jpeg.getvalue()),
         **_modal_parameters(modes),
         nyquist=len(modes.omega) * 2 == volume.frames,
         **_pack_layers(modes, _compute_mesh_weight(spectrum, volume.frames)),
     )
-    page = fill_template(_TEMPLATE, title, about)
+    page = fill_template(_TEMPLATE, title, values)
     if len(page) > _MAX_PAGE_BYTES:
         raise ValueError(
-            f"the page would have {human_size(len(page))}, expected at most {human_size(_MAX_PAGE_BYTES)}: the motion has {len(spectrum)} frequencies"
+            f"the page would have {human_size(len(page))},"
+            f" expected at most {human_size(_MAX_PAGE_BYTES)}:"
+            f" the motion has {len(spectrum)} frequencies"
         )
     return page
 
 
 def _centered_crop(width: int, height: int, columns: int, rows: int) -> list[float]:
-    """Left, top, width and height of the middle in the aspect of `columns` by `rows`, in shares of
-    the photograph (0 to 1).
+    """Left, top, width and height of the middle of a photograph in the aspect of `columns` by
+    `rows`, as shares of its size, 0 to 1. Raises ValueError if it is a small part.
     """
     scale = min(width / columns, height / rows)
-    across, down = columns * scale / width, rows * scale / height
-    if across * down < _MIN_MOVING_SHARE:
+    crop_width, crop_height = columns * scale / width, rows * scale / height
+    if crop_width * crop_height < _MIN_MOVING_SHARE:
         raise ValueError(
-            f"the motion is of {columns}x{rows} and the photograph of {width}x{height} pixels, expected nearly the same aspect"
+            f"the motion is of {columns}x{rows} and the photograph of {width}x{height} pixels,"
+            " expected nearly the same aspect"
         )
-    return [(1 - across) / 2, (1 - down) / 2, across, down]
+    return [(1 - crop_width) / 2, (1 - crop_height) / 2, crop_width, crop_height]
 
 
 def resample_to_mesh(
     spectrum: Complex[np.ndarray, "freq 2 height width"],
 ) -> Complex64[np.ndarray, "freq 2 rows columns"]:
-    """The volume at the vertices of the mesh, still in pixels of its own size."""
+    """The volume at the vertices of the mesh, in pixels of its original size."""
     height, width = spectrum.shape[2:]
     scale = min(1, _MESH[0] / width, _MESH[1] / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -120,33 +125,25 @@ def resample_to_mesh(
 def _compute_mesh_weight(
     spectrum: Complex[np.ndarray, "freq 2 rows columns"], frames: int
 ) -> Float64[np.ndarray, "rows columns"]:
-    """W, pixels: how far each vertex is from home on average, at up to INSTANTS of the window."""
+    """W, pixels: the mean displacement of each vertex over at most _INSTANTS of the window."""
     instants = min(frames, _INSTANTS)
     spectrum = spectrum * np.float32(instants / frames)  # the same motion at fewer instants
     total = np.zeros(spectrum.shape[2:])
-    for row in range(len(total)):  # by rows: the whole motion of a long window is large
+    for row in range(len(total)):  # row by row, because the motion of a long window is large
         motion = to_motion(spectrum[:, :, row : row + 1], instants)
         total[row] = np.hypot(motion[:, 0, 0], motion[:, 1, 0]).mean(axis=0, dtype=np.float64)
     return total
 
 
 def _shrink_photo(photograph: Picture) -> Picture:
-    """At most LONGEST pixels on its longer side."""
+    """The photograph with at most _MAX_SIDE_PX on its longer side."""
     image = Image.fromarray(photograph)
     image.thumbnail((_MAX_SIDE_PX, _MAX_SIDE_PX), Image.Resampling.LANCZOS)
     return np.array(image)
 
 
-def _encode_jpeg(picture: Picture) -> bytes:
-    file = BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=90)
-    return file.getvalue()
-
-
 def _modal_parameters(modes: Modes) -> dict[str, Any]:
-    """Omega of each mode, what is reached in full, and the waves of a wind of strength 1 in
-    proportion to omega.
-    """
+    """The parameters of the modes, and the waves of a wind of strength 1 in proportion to omega."""
     wind = make_wind(modes, 1.0, 0)
     waves = dict(
         ratio=(wind.omega / modes.omega[:, None]).tolist(),
@@ -167,8 +164,8 @@ def _modal_parameters(modes: Modes) -> dict[str, Any]:
 
 
 def _pack_layers(modes: Modes, weight: Float64[np.ndarray, "rows columns"]) -> dict[str, Any]:
-    """A texture of int16: depth, then each mode as re x, im x, re y, im y in units of its
-    `scale`.
+    """A texture of int16 with the layers of depth, and of each mode as re x, im x, re y, im y in
+    units of its `scale`.
     """
     rows, columns = weight.shape
     shapes = (
@@ -196,14 +193,13 @@ def _to_base64(data: bytes) -> str:
     return b64encode(data).decode()
 
 
-def fill_template(path: Path, title: str, about: dict[str, Any]) -> str:
-    """A template with its blanks filled. Its policy names its one script by hash, so that no other
-    runs.
+def fill_template(path: Path, title: str, values: dict[str, Any]) -> str:
+    """A template filled with a title and values as JSON. Its policy names its one script by hash,
+    so that no other runs.
     """
     template = path.read_text(encoding="utf-8")
     script = template.split("<script>")[1].split("</script>")[0]
-    data = json.dumps(about, allow_nan=False).replace("<", "\\u003c")
-    template = template.replace(
-        "@SCRIPT@", f"'sha256-{_to_base64(sha256(script.encode()).digest())}'"
-    ).replace("@DATA@", data)
-    return template.replace("@TITLE@", escape(title))
+    digest = _to_base64(sha256(script.encode()).digest())
+    data = json.dumps(values, allow_nan=False).replace("<", "\\u003c")
+    page = template.replace("@SCRIPT@", f"'sha256-{digest}'").replace("@DATA@", data)
+    return page.replace("@TITLE@", escape(title))

@@ -1,5 +1,5 @@
-"""What people have chosen on the page of model/pages/user_study.py: a preference with an interval,
-from the files that they saved.
+"""Reads the answers that people saved on the page of model/pages/user_study.py, and estimates the
+preference with its interval.
 
 The files come from strangers: they are read as text, with limits, and each field is checked.
 """
@@ -18,16 +18,16 @@ from schemas.outcome import to_printable
 
 CSV_COLUMNS = ("study", "viewer", "seed", "pair", "left", "right", "choice", "seconds")
 STUDY_DIGITS, _VIEWER_DIGITS = 12, 8
-"""Hexadecimal, after a letter: a spreadsheet would take some of them for numbers, and write them
-otherwise.
+"""Hexadecimal digits of ids. A letter precedes them, because a spreadsheet would convert an id that
+looks like a number.
 """
 MAX_FILE_BYTES, MAX_FIELD_CHARS = 1_000_000, 300
-"""Of a file, and characters of a field."""
+"""Limits of a file of answers, and of each of its fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One pair, judged by one viewer."""
+    """The judgment of one pair by one viewer."""
 
     study: str
     viewer: str
@@ -38,9 +38,10 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """How often A was chosen: `chosen` times of `of`, a share within `low` to `high` with 95 %
-    confidence (Wilson), and the exact two-sided probability of what is at least as far from even,
-    were both alike.
+    """How often A was chosen: `chosen` times of `of`.
+
+    `low` and `high` are the 95 % confidence interval of the share (Wilson); `p` is the exact
+    two-sided probability of a result at least as uneven if nobody had a preference.
     """
 
     chosen: int
@@ -55,8 +56,8 @@ class Preference:
 
 
 def estimate_preference(chosen: int, of: int) -> Preference:
-    """Choices count as independent of each other. Raises ValueError unless 0 <= chosen <= of and 1
-    <= of.
+    """The preference, if all choices are independent. Raises ValueError unless 0 <= chosen <= of
+    and 1 <= of.
     """
     test = binomtest(chosen, of, 0.5)
     interval = test.proportion_ci(0.95, method="wilson")
@@ -70,68 +71,68 @@ def estimate_preference(chosen: int, of: int) -> Preference:
 
 
 def overall_preference(choices: Sequence[Choice]) -> Preference:
-    return estimate_preference(sum(one.is_for_a for one in choices), len(choices))
+    """The preference over all choices, of which there must be at least one."""
+    return estimate_preference(sum(choice.is_for_a for choice in choices), len(choices))
 
 
 def preference_per_pair(choices: Iterable[Choice]) -> dict[str, Preference]:
-    """By the pair's name, in the order of names."""
+    """The preference for each pair by its name, in the order of names."""
     of, chosen = Counter[str](), Counter[str]()
-    for one in choices:
-        of[one.pair] += 1
-        chosen[one.pair] += one.is_for_a
+    for choice in choices:
+        of[choice.pair] += 1
+        chosen[choice.pair] += choice.is_for_a
     return {name: estimate_preference(chosen[name], of[name]) for name in sorted(of)}
 
 
 def count_viewer_leanings(choices: Iterable[Choice]) -> tuple[int, int, int]:
-    """How many viewers chose A more often, B more often, and both alike."""
-    lead = Counter[str]()
-    for one in choices:
-        lead[one.viewer] += 1 if one.is_for_a else -1
+    """How many viewers chose A more often, how many B, and how many both equally often."""
+    leads = Counter[str]()
+    for choice in choices:
+        leads[choice.viewer] += 1 if choice.is_for_a else -1
     return (
-        sum(n > 0 for n in lead.values()),
-        sum(n < 0 for n in lead.values()),
-        sum(n == 0 for n in lead.values()),
+        sum(lead > 0 for lead in leads.values()),
+        sum(lead < 0 for lead in leads.values()),
+        sum(lead == 0 for lead in leads.values()),
     )
 
 
 def read_choices(data: bytes) -> list[Choice]:
-    """The rows of one file. Raises ValueError, in words that go on after the file's name, for
-    anything that the page does not write.
+    """The choices in one file. Raises ValueError for anything that the page does not write; its
+    message is the predicate of a sentence that begins with the file's name.
     """
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"is too large, expected at most {human_size(MAX_FILE_BYTES)}")
     try:
         rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"is no CSV file in UTF-8 ({to_printable(str(error), 100)})") from error
+        raise ValueError(f"is not a CSV file in UTF-8 ({to_printable(str(error), 100)})") from error
     if not rows or tuple(rows[0]) != CSV_COLUMNS:
-        raise ValueError(
-            f"begins with {to_printable(','.join(rows[0]) if rows else '', 100)!r}, expected the columns {','.join(CSV_COLUMNS)}"
-        )
+        head = to_printable(",".join(rows[0]) if rows else "", 100)
+        raise ValueError(f"begins with {head!r}, expected the columns {','.join(CSV_COLUMNS)}")
     if len(rows) == 1:
-        raise ValueError("holds no choice, expected at least one")
+        raise ValueError("has no choice, expected at least one")
     return [_parse_row(row, number) for number, row in enumerate(rows[1:], 2)]
 
 
 def _parse_row(row: Sequence[str], number: int) -> Choice:
-    """Row `number` of a file."""
+    """The choice in row `number` of a file."""
     if len(row) != len(CSV_COLUMNS):
         raise ValueError(f"has {len(row)} fields in row {number}, expected {len(CSV_COLUMNS)}")
     fields: dict[str, str] = dict(zip(CSV_COLUMNS, row, strict=True))
     for name, text in fields.items():
         if not _FIELD_PATTERNS[name].fullmatch(text):
             raise ValueError(
-                f"has {name} {to_printable(text, 60)!r} in row {number}, expected {_FIELD_DESCRIPTIONS[name]}"
+                f"has {name} {to_printable(text, 60)!r} in row {number},"
+                f" expected {_FIELD_DESCRIPTIONS[name]}"
             )
     if fields["left"] == fields["right"]:
         raise ValueError(f"has {fields['left']} on both sides in row {number}, expected A and B")
-    seconds = float(fields["seconds"])
     return Choice(
         study=fields["study"],
         viewer=fields["viewer"],
         pair=fields["pair"],
         is_for_a=fields[fields["choice"]] == "A",
-        seconds=seconds,
+        seconds=float(fields["seconds"]),
     )
 
 
@@ -161,21 +162,24 @@ _FIELD_DESCRIPTIONS: dict[str, str] = dict(
 
 
 def merge_choices(files: Iterable[tuple[str, Sequence[Choice]]]) -> list[Choice]:
-    """The choices of several files, named. Raises ValueError where they are of different studies,
-    or a viewer judged a pair twice.
+    """The choices of several files, each given with its name. Raises ValueError if the files are of
+    different studies, or if a viewer judged a pair twice.
     """
-    found: list[Choice] = []
-    seen: dict[tuple[str, str], str] = {}
+    merged: list[Choice] = []
+    file_of: dict[tuple[str, str], str] = {}
     for name, choices in files:
-        for one in choices:
-            if found and one.study != found[0].study:
+        for choice in choices:
+            if merged and choice.study != merged[0].study:
                 raise ValueError(
-                    f"{name} is of study {one.study} and the files before of {found[0].study}, expected one study"
+                    f"{name} is of study {choice.study} and the files before of {merged[0].study},"
+                    " expected one study"
                 )
-            if (one.viewer, one.pair) in seen:
+            judgment = choice.viewer, choice.pair
+            if judgment in file_of:
                 raise ValueError(
-                    f"viewer {one.viewer} judged {to_printable(one.pair, 60)!r} twice, in {seen[one.viewer, one.pair]} and {name}, expected once"
+                    f"viewer {choice.viewer} judged {to_printable(choice.pair, 60)!r} twice,"
+                    f" in {file_of[judgment]} and {name}, expected once"
                 )
-            seen[one.viewer, one.pair] = name
-            found.append(one)
-    return found
+            file_of[judgment] = name
+            merged.append(choice)
+    return merged

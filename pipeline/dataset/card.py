@@ -1,4 +1,4 @@
-"""The card of a data set, README.md in its folder, with the head in YAML that Hugging Face reads."""
+"""Render the dataset card: README.md with the YAML head that Hugging Face reads."""
 
 import html
 import json
@@ -39,13 +39,15 @@ _KNOWN_LICENSES = frozenset(
         "unlicense",
     ]
 )
-"""Identifiers that Hugging Face knows; anything else is `other` there, and named in the text."""
+"""Identifiers that Hugging Face knows; others are `other` in the head, and named in the text."""
 _SIZES = (("n<1K", 1_000), ("1K<n<10K", 10_000), ("10K<n<100K", 100_000), ("100K<n<1M", 1_000_000))
 
 _BODY = """# Spectral volumes of {clips} clips
 
-{kept} start frames, each with the motion of the {seconds:g} s that follow it as K = {frequencies} Fourier coefficients
-per pixel and displacement component, at {width} x {height} pixels; extracted by Quiver from {hours:.2f} h of video, after
+{kept} start frames, each with the motion of the {seconds:g} s that follow it as K = {frequencies} \
+Fourier coefficients
+per pixel and displacement component, at {width} x {height} pixels; extracted by \
+Quiver from {hours:.2f} h of video, after
 Generative Image Dynamics (Li, Tucker, Snavely, Holynski, CVPR 2024).
 
 | | windows, and clips that gave none |
@@ -55,9 +57,12 @@ Generative Image Dynamics (Li, Tucker, Snavely, Holynski, CVPR 2024).
 Flow: {flow}. {shards} shards, {bytes}.{reading}
 
 ## Format
-Each sample has three members: {members}. Channels of `spectrum` are re x, im x, re y, im y, in pixels, raw:
-S_k = sum_t F_t exp(-2 pi i k t / {frames}) over {frames} frames at {fps:g} a second, so frequency k is {step:g} k Hz.
-`manifest.parquet` has a row for every window that was considered, kept or not, with its measures, its clip, and the
+Each sample has three members: {members}. Channels of `spectrum` are re x, im x, \
+re y, im y, in pixels, raw:
+S_k = sum_t F_t exp(-2 pi i k t / {frames}) over {frames} frames at {fps:g} a second, \
+so frequency k is {step:g} k Hz.
+`manifest.parquet` has a row for every window that was considered, kept or not, with its measures, \
+its clip, and the
 offsets of its members; format {format}.
 
 ## Scales
@@ -79,14 +84,16 @@ import webdataset as wds
 from safetensors.numpy import load
 
 for sample in wds.WebDataset("{first}", shardshuffle=False):
-    spectrum = load(sample["motion.safetensors"])["spectrum"]  # float16 [{frequencies}, 4, {height}, {width}]
+    spectrum = load(sample["motion.safetensors"])["spectrum"]  # \
+float16 [{frequencies}, 4, {height}, {width}]
 ```
 or with datasets:
 ```python
 from datasets import load_dataset
 from safetensors.numpy import load
 
-for sample in load_dataset("webdataset", data_files={{"{split}": "{first}"}}, split="{split}", streaming=True):
+for sample in load_dataset("webdataset", data_files={{"{split}": "{first}"}}, \
+split="{split}", streaming=True):
     spectrum = load(sample["motion.safetensors"])["spectrum"]
 ```"""
 
@@ -98,7 +105,7 @@ def render_card(
     statistics: SpectrumStatistics | None,
     licences: Mapping[str | None, int],
 ) -> str:
-    """The text of README.md. Whatever came from a file or a table is escaped."""
+    """Returns the text of README.md; everything that came from a file or a table is escaped."""
     config = contract.config
     plan, (width, height) = config["plan"], config["size"]
     body = _BODY.format(
@@ -129,7 +136,7 @@ def render_card(
 
 
 def _reading_instructions(config: Mapping[str, Any], index: Mapping[str, IndexEntry]) -> str:
-    """How to load the first shard that has a sample; nothing where none has."""
+    """Returns code that loads the first shard with a sample; empty if no shard has one."""
     shards = sorted((entry.split != "train", shard) for shard, entry in index.items() if entry.tar)
     if not shards:
         return ""
@@ -144,7 +151,7 @@ def _reading_instructions(config: Mapping[str, Any], index: Mapping[str, IndexEn
 
 
 def _yaml_head(summary: Mapping[str, Any], licences: Mapping[str | None, int]) -> str:
-    """The YAML head; JSON strings are YAML."""
+    """Returns the YAML head; its strings are JSON, which is valid YAML."""
     known = sorted(
         {name.lower() if name and name.lower() in _KNOWN_LICENSES else "other" for name in licences}
         or {"other"}
@@ -180,11 +187,14 @@ def _counts_table(summary: Mapping[str, Any]) -> str:
 
 
 def _scales_table(statistics: SpectrumStatistics | None) -> str:
-    """Of statistics.json."""
+    """Returns a table of the scales in statistics.json."""
     if statistics is None:
         return "No training window was kept, so there are none."
-    said = "The 95th percentile of |S_k| over all pixels, both components and all training samples, pixels (`statistics.json`):\n\n| Hz | scale |\n|---|---|\n"
-    return said + _table(
+    heading = (
+        "The 95th percentile of |S_k| over all pixels, both components and all training samples, "
+        "pixels (`statistics.json`):\n\n| Hz | scale |\n|---|---|\n"
+    )
+    return heading + _table(
         [(f"{frequency.hz:g}", f"{frequency.scale:.4g}") for frequency in statistics.frequencies]
     )
 
@@ -194,12 +204,11 @@ def _table(rows: list[tuple[Any, ...]]) -> str:
 
 
 def _escape_unknown(word: Any, known: Iterable[str]) -> str:
-    """A word of ours as it is, any other one escaped."""
+    """Returns a known word as it is, and escapes any other."""
     return word if word in set(known) else _escape_markup(str(word))
 
 
 def _escape_markup(text: str) -> str:
-    """Text from outside, inert in Markdown and in HTML."""
-    return "".join(
-        f"&#{ord(c)};" if c in "|`*_[]#\\!~$" else c for c in html.escape(to_printable(text, 200))
-    )
+    """Escapes foreign text for Markdown and HTML."""
+    escaped = html.escape(to_printable(text, 200))
+    return "".join(f"&#{ord(c)};" if c in "|`*_[]#\\!~$" else c for c in escaped)

@@ -1,17 +1,15 @@
-"""Places in the commit path where tests/faults ends a run as a power cut would; nothing else arms
-one.
-"""
+"""Kill a run at a point of the commit path, as a power cut would; only tests/faults does so."""
 
 import os
 import signal
 from collections import Counter
 
 CRASHPOINT_VARIABLE = "QUIVER_CRASHPOINT"
-"""NAME SHARD N PID ...: where a process passes that point of that shard the n-th time, those
-processes and it are killed.
+"""NAME SHARD N PID ...: when a process passes that point of that shard for the N-th time, it and
+those processes are killed.
 """
 SIGNAL_VARIABLE = "QUIVER_CRASHPOINT_SIGNAL"
-"""What they get instead of SIGKILL."""
+"""The signal that they get instead of SIGKILL."""
 POINTS = (
     "before-open",
     "after-open",
@@ -34,18 +32,20 @@ REMOTE_POINTS = (
     "after-copy",
     "after-derived",
 )
-"""Those of a data set in object storage (staging.py)."""
-ROUND_POINTS, _REMOTE_ROUND_POINTS = ("mid-round", "after-round"), ("after-round-upload",)
-"""Those of `quiver retry`, beside those of the shards that it builds; the shard is `run`."""
+"""The points of a dataset in object storage (remote.py)."""
+ROUND_POINTS = ("mid-round", "after-round")
+"""The points of `quiver retry`, beside those of the shards that it builds; their shard is `run`.
+A dataset in object storage has "after-round-upload" too.
+"""
 _pass_counts: Counter[tuple[str, str]] = Counter()
 
 
 def crashpoint(name: str, shard: str) -> None:
-    """Does nothing unless QUIVER_CRASHPOINT names this point."""
+    """Marks a point of the commit path; does nothing unless QUIVER_CRASHPOINT names it."""
     if CRASHPOINT_VARIABLE not in os.environ:
         return
     _pass_counts[name, shard] += 1
-    point, armed, number, *others = os.environ[CRASHPOINT_VARIABLE].split()
-    if (point, armed, int(number)) == (name, shard, _pass_counts[name, shard]):
-        for process in (*map(int, others), os.getpid()):
-            os.kill(process, signal.Signals[os.environ.get(SIGNAL_VARIABLE, "SIGKILL")])
+    armed_name, armed_shard, count, *pids = os.environ[CRASHPOINT_VARIABLE].split()
+    if (armed_name, armed_shard, int(count)) == (name, shard, _pass_counts[name, shard]):
+        for pid in (*map(int, pids), os.getpid()):
+            os.kill(pid, signal.Signals[os.environ.get(SIGNAL_VARIABLE, "SIGKILL")])

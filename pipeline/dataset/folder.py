@@ -1,32 +1,29 @@
-"""A data set on disk: the run contract, the plan, and the shards with their commit records.
+"""The folder of a dataset: its run contract, its plan, its commit records, and its one writer.
 
     run.json  plan.parquet              written once, before the first shard
-    retries/NNN.json                    what a later run tries again: rows that are added to the
-                                        plan (rounds.py)
-    shards/NAME.tar  histograms/NAME.safetensors  records/NAME.json       one of each per shard, in
-                     this order
+    retries/NNN.json                    the rows that a round of `quiver retry` adds to the plan
+                                        (rounds.py)
+    shards/NAME.tar  histograms/NAME.safetensors  records/NAME.json
+                                        one of each per shard, written in this order (commit.py)
+    .fence/                             the lock of the run that writes (run_lock.py)
 
-A record is the truth about its shard; nothing that it names is ever changed after it. Everything
-else in the folder is derived from these (derived.py).
+A record is the truth about its shard, and nothing that it names ever changes afterwards. Everything
+else in the folder is derived from these files (finalize.py).
 """
 
-import errno
-import fcntl
 import hashlib
 import io
 import json
 import re
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.atomic_files import TEMPORARY_NAME, open_to_create, open_to_replace
+from pipeline.atomic_files import TEMPORARY_NAME, open_to_create
 from pipeline.dataset.crashpoint import crashpoint
 from pipeline.dataset.rounds import (
     DamagedRound,
@@ -36,80 +33,76 @@ from pipeline.dataset.rounds import (
     round_name,
     round_of_shard,
 )
-from pipeline.dataset.run_lock import FolderInUse, RunLock, try_lock
-from pipeline.dataset.shards import to_json
+from pipeline.dataset.run_lock import LockedFolder
 from schemas.records import CLIP_FIELDS, PLAN_SCHEMA, PlanRow
 from schemas.run_contract import FORMAT_VERSION, RunContract, check_contract, to_json_value
-from schemas.seal import DIGEST, open_seal, seal
+from schemas.seal import DIGEST, open_seal, seal, to_json
 from schemas.shard_record import ShardRecord
 
 
 class ContractMismatch(Exception):
-    """The folder holds a data set, or `what` else, made with another configuration or other videos;
-    one line for each difference.
+    """The folder holds a dataset, or another `subject`, that was made with other settings or from
+    other videos; `differences` has one line for each.
     """
 
-    def __init__(self, lines: Sequence[str], what: str = "a data set"):
+    def __init__(self, lines: Sequence[str], what: str = "a dataset"):
         super().__init__("\n".join(lines))
         self.differences, self.subject = list(lines), what
 
 
 class DamagedShard(OSError):
-    """A commit record, or a file that it names, is gone or is another."""
+    """A commit record, or a file that it names, is missing or has changed."""
 
 
 class DamagedPlan(OSError):
-    """The plan is gone or is another: what belongs into which shard is not known any more."""
+    """The plan or a round is missing or has changed: nobody knows what the shards hold."""
 
 
 SHARD_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
-"""Name of a shard or a view: it becomes part of file names, and may come from a table of others."""
-COMMIT_TIMEOUT_S = 600.0
-"""A commit moves a file and writes two small ones."""
+"""Names of shards and views. They become parts of file names, and may come from foreign tables."""
 REMOVED_FOLDER = ".removed"
-"""Where repair puts files that are none of the data set's."""
-_REPLAN_ADVICE = "the same extract-flow command writes it again while its clips are what and where they were; else run it with a new --out"
-RESTORE_ADVICE = """put it back from a copy, or move index.json and all files of its shards and of later \
-rounds away: then quiver retry tries again what they held"""
+"""The folder into which repair moves files that do not belong to the dataset."""
+_REPLAN_ADVICE = (
+    "the same extract-flow command writes it again while its clips are what and where they were; "
+    "else run it with a new --out"
+)
+RESTORE_ADVICE = (
+    "put it back from a copy, or move index.json and all files of its shards and of later "
+    "rounds away: then quiver retry tries again what they held"
+)
 NEW_FOLDER_ADVICE = "it cannot be repaired; run the same extract-flow command with a new --out"
+_MAX_DIFFERENCES = 10
+"""Changed clips that are listed."""
 
 
-class Dataset:
-    """The folder of one data set."""
+class Dataset(LockedFolder):
+    """The folder of one dataset. Methods that write raise FolderInUse if a later run has taken the
+    folder over.
+    """
 
     def __init__(self, root: Path | str):
-        self.root = root = Path(root)
-        self.shards, self.records, self.histograms = (
-            root / "shards",
-            root / "records",
-            root / "histograms",
-        )
-        self.run_json, self.plan, self.progress = (
-            root / "run.json",
-            root / "plan.parquet",
-            root / "progress.jsonl",
-        )
-        self.manifest, self.index, self.summary = (
-            root / "manifest.parquet",
-            root / "index.json",
-            root / "summary.json",
-        )
-        self.merged_histogram, self.statistics, self.card = (
-            root / "histogram.safetensors",
-            root / "statistics.json",
-            root / "README.md",
-        )
-        self.report, self.views, self.retries = (
-            root / "report.html",
-            root / "views",
-            root / "retries",
-        )
-        self.run_lock = RunLock(root)
-        self.token: int | None = None
-        """Of the run that holds the folder, in its workers too."""
+        super().__init__(root := Path(root))
+        self.run_json = root / "run.json"
+        self.plan = root / "plan.parquet"
+        self.retries = root / "retries"
+
+        self.shards = root / "shards"
+        self.histograms = root / "histograms"
+        self.records = root / "records"
+
+        self.manifest = root / "manifest.parquet"
+        self.index = root / "index.json"
+        self.summary = root / "summary.json"
+        self.merged_histogram = root / "histogram.safetensors"
+        self.statistics = root / "statistics.json"
+        self.card = root / "README.md"
+        self.report = root / "report.html"
+        self.views = root / "views"
+
+        self.progress = root / "progress.jsonl"
 
     def absolute(self) -> "Dataset":
-        """The same for a process whose current folder is another."""
+        """Returns the same dataset for a process with another current folder."""
         dataset = Dataset(self.root.absolute())
         dataset.token = self.token
         return dataset
@@ -123,82 +116,213 @@ class Dataset:
     def record_path(self, shard: str) -> Path:
         return self.records / f"{_check_shard_name(shard)}.json"
 
+    def display_path(self, path: Path) -> str:
+        """Returns the location of a file for a person."""
+        return str(path)
+
+    def tar_size(self, shard: str) -> int | None:
+        """Returns the size of a shard's tar in bytes, or None if it does not exist."""
+        path = self.tar_path(shard)
+        return path.stat().st_size if path.exists() else None
+
+    # Create or resume; the caller holds the lock
+
     def create_or_resume(
         self, rows: Sequence[PlanRow], config: dict[str, Any], versions: dict[str, str]
     ) -> list[str]:
-        """Begins the data set in a folder that is held, or checks that it was begun with the same
-        plan and settings.
+        """Creates the dataset if it is missing, or else checks that it has the same plan and
+        settings.
 
-        Returns a sentence for each library that is another version than when the data set was
-        begun. Raises ContractMismatch, ValueError where run.json is none, DamagedPlan where the
-        plan is gone and this is another, and OSError where the folder cannot be written.
+        Returns a sentence for each library of which the dataset was created with another version.
+        Raises ContractMismatch, ValueError if run.json is no contract, DamagedPlan if the plan is
+        lost and these are other rows, and OSError if the folder cannot be written.
         """
-        self.check_no_foreign_files()
-        for folder in (self.shards, self.records, self.histograms):
-            folder.mkdir(exist_ok=True)
-        plan = _table_bytes(pa.Table.from_pylist([row.dump() for row in rows], PLAN_SCHEMA))
+        self._check_no_foreign_files()
+        self._prepare_folders()
+        plan = _encode_plan(rows)
         contract = RunContract(
             config=to_json_value(config),
             inputs=inputs_digest(rows),
             plan=hashlib.sha256(plan).hexdigest(),
             versions=versions,
         )
-        self.remove_temporary_files()
         if not self.run_json.exists():
-            self._create_contract(contract, plan)
+            # Temporary files first, then the check for a take-over: see check_not_taken_over.
+            with self.detect_takeover(), open_to_create(self.run_json) as file:
+                file.write(seal(asdict(contract), indent=2))
+                self.publish(self.plan, plan)
+                crashpoint("after-plan", "run")
             return []
-        if (found := self._read_contract()).format != FORMAT_VERSION:
-            raise ContractMismatch([f"format: {found.format} -> {FORMAT_VERSION}"])
-        self._restore_plan(contract, plan)
-        lines = found.differences(contract)
-        if found.inputs != contract.inputs:
-            changed = _input_differences(list(self.stream_first_plan()), rows)
-            lines += changed or ([] if lines else ["inputs: another plan"])
-        if lines:
-            raise ContractMismatch(lines)
-        return version_changes(found, versions)
-
-    def _create_contract(self, contract: RunContract, plan: bytes) -> None:
-        """Plan, then contract; both are begun before the look at the fence (check_fence)."""
-        with self.detect_takeover(), open_to_create(self.run_json) as run:
-            run.write(seal(asdict(contract), indent=2))
-            with open_to_replace(self.plan) as file:
-                file.write(plan)
-                self.check_not_taken_over()
-            crashpoint("after-plan", "run")
-
-    def _restore_plan(self, contract: RunContract, plan: bytes) -> None:
-        """Writes the plan again where it is gone, or is another, and this is it."""
+        existing = self._read_contract()
+        if existing.format != FORMAT_VERSION:
+            raise ContractMismatch([f"format: {existing.format} -> {FORMAT_VERSION}"])
         try:
             self.check_plan()
         except DamagedPlan:
-            if contract.plan != self.contract().plan:
+            if contract.plan != existing.plan:
                 raise
             self.publish(self.plan, plan)
-
-    def earlier_plan(self) -> Iterable[PlanRow]:
-        """The rows of the plan with which the data set was begun, in a folder that is held, read
-        anew each time; none if it was not, or if they are damaged.
-        """
-        try:
-            self.check_plan()
-        except (DamagedPlan, ValueError):  # open says so
-            return []
-        return _StoredRows(self.plan)
+        lines = existing.differences(contract)
+        if existing.inputs != contract.inputs:
+            changed = _input_differences(self.stream_first_plan(), rows)
+            lines += changed or ([] if lines else ["inputs: another plan"])
+        if lines:
+            raise ContractMismatch(lines)
+        return version_changes(existing, versions)
 
     def resume(self) -> None:
-        """Goes on with a data set in a folder that is held, as it was begun. Raises ValueError if
-        there is none, DamagedPlan.
+        """Prepares an existing dataset for more shards. Raises ValueError if there is none,
+        DamagedPlan.
         """
         self.check_plan()
+        self._prepare_folders()
+
+    def _prepare_folders(self) -> None:
         for folder in (self.shards, self.records, self.histograms):
             folder.mkdir(exist_ok=True)
         self.remove_temporary_files()
 
+    def _check_no_foreign_files(self) -> None:
+        """Raises ValueError if there is no dataset yet and the folder holds other files."""
+        if self.run_json.exists():
+            return
+        known = {path.name for path in (self.shards, self.records, self.histograms, self.plan)}
+        foreign = sorted(
+            path.name
+            for path in self.root.iterdir()
+            if path.name not in known and not path.name.startswith(".")
+        )
+        if foreign:
+            raise ValueError(
+                f"{self.root} holds other files ({', '.join(foreign[:3])}), "
+                "expected a new or an empty folder, or a dataset"
+            )
+
+    # The run contract
+
+    def contract(self) -> RunContract:
+        """Returns the run contract. Raises ValueError if it is missing or has another format."""
+        try:
+            contract = self._read_contract()
+        except FileNotFoundError:
+            advice = (
+                " (one in s3:// is copied into a folder first: aws s3 cp --recursive URL FOLDER)"
+            )
+            is_url = {"s3", "s3:"} & {*self.root.parts}
+            raise ValueError(
+                f"{self.root} holds no dataset: there is no run.json{advice if is_url else ''}"
+            ) from None
+        if contract.format != FORMAT_VERSION:
+            raise ValueError(
+                f"{self.root} has format {contract.format}, expected {FORMAT_VERSION}: "
+                "extract it again"
+            )
+        return contract
+
+    def _read_contract(self) -> RunContract:
+        """Returns the run contract, unchecked if its format is another. Raises FileNotFoundError,
+        and ValueError if run.json is no contract.
+        """
+        try:
+            data = self.run_json.read_bytes()
+            fields = json.loads(data)
+            if fields.get("format", FORMAT_VERSION) != FORMAT_VERSION:
+                return RunContract(**{name: fields[name] for name in fields if name != DIGEST})
+            contract = RunContract(**open_seal(data, indent=2))
+            check_contract(contract)
+            return contract
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{self.run_json} is no run contract: {error}") from error
+
+    def run_digest(self) -> str:
+        """Returns the sha256 of run.json, hexadecimal."""
+        return hashlib.sha256(self.run_json.read_bytes()).hexdigest()
+
+    def check_flow_settings(self, description: dict[str, Any]) -> None:
+        """Raises ContractMismatch if this description of a flow estimator is not the contract's."""
+        contract = self.contract()
+        now = replace(contract, config=contract.config | {"flow": to_json_value(description)})
+        if lines := contract.differences(now):
+            raise ContractMismatch(lines)
+
+    # The plan and its rounds
+
+    def check_plan(self) -> None:
+        """Raises DamagedPlan if plan.parquet is not the file that run.json names."""
+        expected = self.contract().plan
+        try:
+            with open(self.plan, "rb") as file:
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise DamagedPlan(f"{self.plan} is gone: {_REPLAN_ADVICE}") from None
+        if actual != expected:
+            raise DamagedPlan(f"{self.plan} is not the plan of run.json: {_REPLAN_ADVICE}")
+
+    def check_finished(self) -> None:
+        """Raises ValueError if a shard of the plan has no record, DamagedPlan."""
+        self.check_plan()
+        shards = list(dict.fromkeys(row.shard for row in self.stream_plan() if row.shard))
+        unbuilt = [shard for shard in shards if not self.is_committed(shard)]
+        if unbuilt:
+            raise ValueError(
+                f"{len(unbuilt)} of {len(shards)} shards of {self.root} are not built yet "
+                f"({', '.join(unbuilt[:3])}): the same extract-flow command builds them"
+            )
+
+    def planned_rows(self) -> list[PlanRow]:
+        return list(self.stream_plan())
+
+    def stream_plan(self) -> Iterator[PlanRow]:
+        """Yields the rows of the first plan, shard by shard, and then those of every round.
+
+        Rows that a later round replaces are among them: they are in their shard's record, and no
+        longer count (rounds.SupersededRows).
+        """
+        yield from self.stream_first_plan()
+        for retried in self.rounds():
+            yield from retried.rows
+
+    def stream_first_plan(self) -> Iterator[PlanRow]:
+        """Yields the rows of plan.parquet."""
+        yield from _PlanFile(self.plan)
+
+    def earlier_plan(self) -> Iterable[PlanRow]:
+        """Returns the rows of plan.parquet, which are read anew for each iteration; no rows if
+        there is no dataset yet, or if the plan is damaged.
+        """
+        try:
+            self.check_plan()
+        except (DamagedPlan, ValueError):  # create_or_resume reports it
+            return []
+        return _PlanFile(self.plan)
+
+    def rounds(self) -> list[Round]:
+        """Returns the rounds of `quiver retry`, in order. Raises DamagedPlan if the file of one is
+        missing or has changed.
+        """
+        try:
+            return read_rounds(self.retries, self.run_digest(), self.newest_round_number())
+        except DamagedRound as error:
+            move_advice = "quiver repair puts it aside, then quiver retry tries again"
+            advice = RESTORE_ADVICE if error.is_missing else move_advice
+            raise DamagedPlan(f"{error}: {advice}") from error
+
+    def newest_round_number(self) -> int:
+        """Returns the number of the last round of which a shard is or was committed, by the names
+        of the records and of the shards in index.json; 0 if there is none.
+        """
+        try:
+            indexed = list(json.loads(self.index.read_bytes())["shards"])
+        except (KeyError, TypeError, ValueError, OSError, RecursionError):
+            indexed = []
+        committed = [path.stem for path in self.records.glob("*-retry*.json")]
+        return max(map(round_of_shard, [*committed, *map(str, indexed)]), default=0)
+
     def add_round(self, rows: Sequence[PlanRow]) -> None:
-        """Adds a round to the plan, which is known from then on. The report, which shows what will
-        no longer be so, is removed before: whatever finishes the round finds none. Raises
-        FileExistsError if another run has begun it.
+        """Adds a round to the plan. Raises FileExistsError if another run has added it.
+
+        The report is removed first, since it shows results that the round replaces; the run that
+        finishes the round writes a new one.
         """
         rounds = self.rounds()
         self.retries.mkdir(exist_ok=True)
@@ -210,271 +334,14 @@ class Dataset:
             crashpoint("mid-round", "run")
         crashpoint("after-round", "run")
 
-    def run_digest(self) -> str:
-        """sha256 of run.json, hexadecimal."""
-        return hashlib.sha256(self.run_json.read_bytes()).hexdigest()
-
-    def rounds(self) -> list[Round]:
-        """What was tried again, round by round. Raises DamagedPlan if a file of one is missing, or
-        is not what was written.
-        """
-        try:
-            return read_rounds(self.retries, self.run_digest(), self.newest_round_number())
-        except DamagedRound as error:
-            words = "quiver repair puts it aside, then quiver retry tries again"
-            raise DamagedPlan(
-                f"{error}: {RESTORE_ADVICE if error.is_missing else words}"
-            ) from error
-
-    def newest_round_number(self) -> int:
-        """The number of the last round of which a shard is committed or was, by the names of the
-        records and in index.json; 0 if there is none.
-        """
-        try:
-            named = list(json.loads(self.index.read_bytes())["shards"])
-        except (KeyError, TypeError, ValueError, OSError, RecursionError):
-            named = []
-        committed = [path.stem for path in self.records.glob("*-retry*.json")]
-        return max(map(round_of_shard, [*committed, *map(str, named)]), default=0)
-
-    def check_no_foreign_files(self) -> None:
-        """Raises ValueError where the folder is to be begun and holds what is none of ours."""
-        ours = {path.name for path in (self.shards, self.records, self.histograms, self.plan)}
-        others = sorted(
-            path.name
-            for path in self.root.iterdir()
-            if path.name not in ours and not path.name.startswith(".")
-        )
-        if others and not self.run_json.exists():
-            raise ValueError(
-                f"{self.root} holds other files ({', '.join(others[:3])}), expected a new or an empty folder, or a data set"
-            )
-
-    @contextmanager
-    def build_session(self, shard: str) -> Iterator[None]:  # noqa: ARG002
-        """Around the building of a shard, in a worker: where the data set is kept elsewhere
-        (staging.py), it is handed over at the end.
-        """
-        yield
-
-    @contextmanager
-    def finalize_session(self) -> Iterator[None]:
-        """Around the deriving of all that follows from the records, likewise."""
-        self.check_not_taken_over()
-        yield
-
-    def tar_size(self, shard: str) -> int | None:
-        """Bytes of a shard's tar; None where there is none."""
-        path = self.tar_path(shard)
-        return path.stat().st_size if path.exists() else None
-
-    def display_path(self, path: Path) -> str:
-        """What a person is told of where a file is."""
-        return str(path)
-
-    def remove_stray_tar(self, record: ShardRecord) -> None:
-        """Of an attempt that was stopped before its record, where a later one kept no window: with
-        its record there, since a run that was taken over could wake before it removes a tar and
-        find the one that is committed.
-        """
-        if record.tar is None and self.tar_path(record.shard).exists():
-            self.publish(self.tar_path(record.shard), None)
-
-    def check_flow_settings(self, description: dict[str, Any]) -> None:
-        """Raises ContractMismatch where flow would be measured otherwise than the run was begun
-        with.
-        """
-        begun = self.contract()
-        now = replace(begun, config=begun.config | {"flow": to_json_value(description)})
-        if lines := begun.differences(now):
-            raise ContractMismatch(lines)
-
-    @contextmanager
-    def lock(self, take_over_s: float | None = None) -> Iterator[None]:
-        """One writer per folder. Raises FolderInUse while another run holds it, unless that one has
-        not moved for `take_over_s`.
-        """
-        with self.run_lock.acquire(take_over_s) as self.token:
-            try:
-                yield
-            finally:
-                self.token = None
-
-    def newest_token(self) -> int:
-        return self.run_lock.newest_token()
-
-    def check_not_taken_over(self) -> None:
-        """Raises FolderInUse where a later run has taken the folder over.
-
-        What is to be published has to stand under its temporary name before: a run that takes over
-        removes all of these, so that a run that is paused after this check publishes nothing
-        either.
-        """
-        if self.token is not None and self.newest_token() > self.token:
-            raise FolderInUse(
-                f"a later run has taken over {self.root}: this one, of token {self.token}, commits nothing any more"
-            )
-
-    @contextmanager
-    def detect_takeover(self) -> Iterator[None]:
-        """Within it, a file that is gone means that: a run which takes over removes what others
-        have in the making.
-        """
-        try:
-            yield
-        except FileNotFoundError:
-            self.check_not_taken_over()
-            raise
-
-    @contextmanager
-    def open_for_publish(self, path: Path) -> Iterator[BinaryIO]:
-        """A file to write to, which then stands in this folder under that name, over an older one.
-        Raises FolderInUse after a take-over.
-        """
-        with self.detect_takeover(), open_to_replace(path) as file:
-            yield file
-            self.check_not_taken_over()
-
-    def publish(self, path: Path, data: bytes | None) -> None:
-        """Writes such a file, or, without data, removes one that may be there."""
-        if data is None:
-            self.check_not_taken_over()
-            path.unlink(missing_ok=True)
-            return
-        with self.open_for_publish(path) as file:
-            file.write(data)
-
-    @contextmanager
-    def commit_lock(self) -> Iterator[None]:
-        """One shard is committed at a time: a twin's tar, of other bytes on a GPU, must not come
-        under another's record.
-
-        Raises TimeoutError where another process has been committing for LONGEST_COMMIT_S: it
-        hangs, or was stopped.
-        """
-        path = self.run_json if self.token is None else self.run_lock.commit_lock_path(self.token)
-        with open(path, "ab") as file:  # some network file systems lock only what could be written
-            deadline = time.monotonic() + COMMIT_TIMEOUT_S
-            while not try_lock(file, fcntl.LOCK_EX):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(
-                        errno.ETIMEDOUT,
-                        f"another process has been committing a shard for {COMMIT_TIMEOUT_S:g} s",
-                        str(path),
-                    )
-                time.sleep(0.02)
-            yield
-
-    def is_locked(self) -> bool:
-        """Whether a run is writing to the folder now."""
-        return self.run_lock.is_locked()
-
-    def remove_temporary_files(self) -> None:
-        """What a run left behind that was stopped while it wrote; a worker of it may be about to
-        end, and remove its own.
-
-        Raises FolderInUse where a later run has taken over: they are that one's.
-        """
-        self.check_not_taken_over()
-        for path in self.temporary_files():
-            path.unlink(missing_ok=True)
-
-    def temporary_files(self) -> list[Path]:
-        """Files in the making, of this run or of one that was stopped: by their name and place none
-        is another program's.
-        """
-        made = (self.shards, self.records, self.histograms, self.views, self.retries)
-        folders = (self.root, *made, self.run_lock.folder)
-        return sorted(
-            path
-            for folder in folders
-            for path in folder.glob(".*.tmp")
-            if TEMPORARY_NAME.fullmatch(path.name)
-        )
-
-    def contract(self) -> RunContract:
-        """The run contract. Raises ValueError where the folder holds none, or one of another
-        format.
-        """
-        try:
-            found = self._read_contract()
-        except FileNotFoundError:
-            copied = (
-                " (one in s3:// is copied into a folder first: aws s3 cp --recursive URL FOLDER)"
-                if {"s3", "s3:"} & {*self.root.parts}
-                else ""
-            )
-            raise ValueError(
-                f"{self.root} holds no data set: there is no run.json{copied}"
-            ) from None
-        if found.format != FORMAT_VERSION:
-            raise ValueError(
-                f"{self.root} has format {found.format}, expected {FORMAT_VERSION}: extract it again"
-            )
-        return found
-
-    def _read_contract(self) -> RunContract:
-        """The run contract; of another format, unchecked. Raises FileNotFoundError, and ValueError
-        where run.json is none.
-        """
-        try:
-            data = self.run_json.read_bytes()
-            fields = json.loads(data)
-            if fields.get("format", FORMAT_VERSION) != FORMAT_VERSION:
-                return RunContract(**{name: fields[name] for name in fields if name != DIGEST})
-            found = RunContract(**open_seal(data, indent=2))
-            check_contract(found)
-            return found
-        except (AttributeError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{self.run_json} is no run contract: {error}") from error
-
-    def check_plan(self) -> None:
-        """Raises DamagedPlan where the plan is not the one that run.json names."""
-        expected = self.contract().plan
-        try:
-            with open(self.plan, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            found = None
-        if found != expected:
-            raise DamagedPlan(
-                f"{self.plan} {'is not the plan of run.json' if found else 'is gone'}: {_REPLAN_ADVICE}"
-            )
-
-    def check_finished(self) -> None:
-        """Raises ValueError where shards of the plan have no record, DamagedPlan where it is not
-        the plan of run.json.
-        """
-        self.check_plan()
-        shards = list(dict.fromkeys(row.shard for row in self.stream_plan() if row.shard))
-        left = [shard for shard in shards if not self.is_committed(shard)]
-        if left:
-            words = f"{len(left)} of {len(shards)} shards of {self.root} are not built yet ({', '.join(left[:3])})"
-            raise ValueError(f"{words}: the same extract-flow command builds them")
-
-    def planned_rows(self) -> list[PlanRow]:
-        return list(self.stream_plan())
-
-    def stream_plan(self) -> Iterator[PlanRow]:
-        """The rows of the plan, shard by shard, and those of every round after it, which have its
-        number as `round`.
-
-        Some of the rows may be Superseded: they are in their shard's record, and count no more.
-        """
-        yield from self.stream_first_plan()
-        for one in self.rounds():
-            yield from one.rows
-
-    def stream_first_plan(self) -> Iterator[PlanRow]:
-        """The rows with which the data set was begun, a few at a time."""
-        yield from _StoredRows(self.plan)
+    # The commit records
 
     def is_committed(self, shard: str) -> bool:
         return self.record_path(shard).exists()
 
     def read_record(self, shard: str) -> ShardRecord:
-        """Raises DamagedShard where its bytes are not those that were written, or it is another
-        shard's or another run's.
+        """Returns the record of a shard. Raises DamagedShard if the file has changed since it was
+        written, or is of another shard or run.
         """
         path = self.record_path(shard)
         try:
@@ -484,9 +351,31 @@ class Dataset:
         except ValueError as error:
             raise DamagedShard(f"{path} {error}: quiver repair builds its shard again") from error
 
+    # Temporary files
 
-class _StoredRows:
-    """The rows of a Parquet file, read anew each time, a few at a time."""
+    def remove_temporary_files(self) -> None:
+        """Removes what a stopped run left behind. Raises FolderInUse after a take-over: the files
+        are those of the later run then.
+        """
+        self.check_not_taken_over()
+        for path in self.temporary_files():
+            path.unlink(missing_ok=True)  # a worker that is about to end may remove its own
+
+    def temporary_files(self) -> list[Path]:
+        """Returns the temporary files of this run or a stopped one. Their names and folders tell
+        them from files of other programs.
+        """
+        subfolders = (self.shards, self.records, self.histograms, self.views, self.retries)
+        return sorted(
+            path
+            for folder in (self.root, *subfolders, self.run_lock.folder)
+            for path in folder.glob(".*.tmp")
+            if TEMPORARY_NAME.fullmatch(path.name)
+        )
+
+
+class _PlanFile:
+    """The rows of a plan's file, which are read anew for each iteration, 1024 at a time."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -496,41 +385,26 @@ class _StoredRows:
             yield from map(PlanRow.load, batch.to_pylist())
 
 
-def _check_shard_name(shard: str) -> str:
-    """The name of a shard. Raises ValueError for one that could lead out of the folder."""
-    if not SHARD_NAME.fullmatch(shard):
-        raise ValueError(f"shard is {shard[:80]!r}, expected up to 60 letters, digits, - and _")
-    return shard
-
-
-def _table_bytes(table: pa.Table) -> bytes:
-    """A table as Parquet; equal tables give equal bytes."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
-
-
-def version_changes(contract: RunContract, versions: dict[str, str]) -> list[str]:
-    """A sentence for each library that is another version than when the data set was begun."""
-    return [
-        f"{name} is {versions.get(name)} now and was {old}"
-        for name, old in contract.versions.items()
-        if versions.get(name) != old
-    ]
+def _encode_plan(rows: Iterable[PlanRow]) -> bytes:
+    """Returns the plan as Parquet; equal rows give equal bytes."""
+    buffer = io.BytesIO()
+    table = pa.Table.from_pylist([row.dump() for row in rows], PLAN_SCHEMA)
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def inputs_digest(rows: Iterable[PlanRow]) -> str:
-    """sha256 of the plan, by content: a folder that was moved, or listed in another order, is the
-    same input.
+    """Returns the sha256 of the plan's content, without the paths of the videos: a folder that was
+    moved is the same input.
     """
     names = [name for name in PLAN_SCHEMA.names if name not in ("uri", "root")]
     content = [{name: getattr(row, name) for name in names} for row in rows]
     return hashlib.sha256(to_json(content)).hexdigest()
 
 
-def _input_differences(old: Sequence[PlanRow], new: Sequence[PlanRow]) -> list[str]:
-    """One line for every clip that was added, removed or changed, at most ten; in what windows it
-    was cut is no change of it.
+def _input_differences(old: Iterable[PlanRow], new: Iterable[PlanRow]) -> list[str]:
+    """Returns a line for each clip that was added, removed or changed, at most ten and one that
+    counts the others. The windows into which a clip was cut make no difference.
     """
     before, after = ({row.clip_id: _clip_columns(row) for row in rows} for rows in (old, new))
     lines = [f"clip added: {after[i].uri}" for i in after.keys() - before.keys()]
@@ -540,11 +414,27 @@ def _input_differences(old: Sequence[PlanRow], new: Sequence[PlanRow]) -> list[s
         for i in after.keys() & before.keys()
         if inputs_digest([after[i]]) != inputs_digest([before[i]])
     ]
-    more = [f"and {len(lines) - 10} more"] if len(lines) > 10 else []
-    return sorted(lines)[:10] + more
+    more = len(lines) - _MAX_DIFFERENCES
+    return sorted(lines)[:_MAX_DIFFERENCES] + ([f"and {more} more"] if more > 0 else [])
 
 
 def _clip_columns(row: PlanRow) -> PlanRow:
-    """The row with nothing but its clip and its split."""
+    """Returns the row with only the columns of its clip, and its split."""
     columns: dict[str, Any] = {field.name: getattr(row, field.name) for field in CLIP_FIELDS}
     return PlanRow(**columns, split=row.split)
+
+
+def version_changes(contract: RunContract, versions: dict[str, str]) -> list[str]:
+    """Returns a sentence for each library that has another version than in the contract."""
+    return [
+        f"{name} is {versions.get(name)} now and was {old}"
+        for name, old in contract.versions.items()
+        if versions.get(name) != old
+    ]
+
+
+def _check_shard_name(shard: str) -> str:
+    """Returns the name. Raises ValueError for one that could lead out of the folder."""
+    if not SHARD_NAME.fullmatch(shard):
+        raise ValueError(f"shard is {shard[:80]!r}, expected up to 60 letters, digits, - and _")
+    return shard

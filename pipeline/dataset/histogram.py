@@ -1,9 +1,9 @@
-"""Histograms of coefficient moduli: exact to merge in any order, relative error under 0.4 %.
+"""Count coefficient moduli in histograms that merge exactly in any order; error under 0.4 %.
 
-A non-negative float32 keeps its order when its bits are read as an integer. The sign bit is 0, so
-the top 16 bits give 32,768 bins whose width is at most 1/128 of their value. Where a quantile is
-wanted to the last bit, a second pass counts the lower 16 bits of the values in the one bin in which
-it lies (docs/maths.md, 8).
+Non-negative float32 values are ordered as the integers with the same bits. Their sign bit is 0, so
+that the top 16 bits make 32,768 bins, each at most 1/128 of its value wide. For a quantile that is
+exact to the last bit, a second pass counts the lower 16 bits of the values in the one bin in which
+the quantile lies (docs/maths.md, section 8).
 """
 
 from collections.abc import Iterable
@@ -19,29 +19,33 @@ from pipeline.motion.spectrum import modulus
 
 BINS = 1 << 15
 FINE_BINS = 1 << 16
-"""Float32 values in one bin."""
+"""The number of float32 values in one bin."""
 _MAX_FREQUENCIES = 4096
 FINITE_BINS = 0x7F80
-"""Bins from here on hold infinities and NaN."""
+"""The number of bins of finite values; the bins from this one on hold infinities and NaN."""
 
 
 def bins(modulus: Float32[np.ndarray, "*shape"]) -> Int32[np.ndarray, "*shape"]:
-    """Bin of each non-negative value."""
+    """Returns the bin of each non-negative value."""
     return np.ascontiguousarray(modulus).view(np.int32) >> 16
 
 
 def count_bins(modulus: Float32[np.ndarray, " values"], counts: Int64[np.ndarray, " bins"]) -> None:
-    """Adds to `counts` how many of these non-negative values lie in each bin."""
-    found = np.bincount(bins(modulus))
-    counts[: len(found)] += found
+    """Adds the number of these non-negative values in each bin to `counts`, in place."""
+    added = np.bincount(bins(modulus))
+    counts[: len(added)] += added
 
 
 def moduli(
     channels: Float16[np.ndarray, "freq 4 height width"],
 ) -> Float32[np.ndarray, "freq 2 pixels"]:
-    """|S_k| of each displacement component at each pixel, from a sample's channels; pixels."""
-    # pyright: ignore - numpy's astype is slow
-    floats = cv2.add(channels.reshape(-1, channels.shape[-1]), 0.0, dtype=cv2.CV_32F)
+    """Returns |S_k| of each displacement component at each pixel of a sample, in pixels.
+
+    channels: re x, im x, re y, im y of each frequency, in pixels.
+    """
+    # cv2.add converts float16 faster than numpy's astype
+    rows = channels.reshape(-1, channels.shape[-1])
+    floats = cv2.add(rows, 0.0, dtype=cv2.CV_32F)  # pyright: ignore[reportCallIssue,reportArgumentType]
     parts = floats.reshape(len(channels), 2, 2, -1)
     return modulus(parts[:, :, 0], parts[:, :, 1])
 
@@ -49,18 +53,18 @@ def moduli(
 def add_sample(
     channels: Float16[np.ndarray, "freq 4 height width"], counts: Int64[np.ndarray, "freq 2 bins"]
 ) -> None:
-    """Adds the coefficients of a sample to a histogram: |S_k| of each displacement component at
-    each frequency.
-    """
-    for values, into in zip(moduli(channels), counts, strict=True):
+    """Adds |S_k| of each frequency and displacement component of a sample to `counts`, in place."""
+    for values, frequency_counts in zip(moduli(channels), counts, strict=True):
         for component in range(2):
-            count_bins(values[component], into[component])
+            count_bins(values[component], frequency_counts[component])
 
 
 def count_samples(
     samples: Iterable[Float16[np.ndarray, "freq 4 height width"]], frequencies: int
 ) -> Int64[np.ndarray, "freq 2 bins"]:
-    """Counts of |S_k| over these samples' channels; they add up to the number of coefficients."""
+    """Returns the histogram of |S_k| over samples; the counts add up to the number of
+    coefficients.
+    """
     counts = np.zeros((frequencies, 2, BINS), np.int64)
     for channels in samples:
         add_sample(channels, counts)
@@ -68,8 +72,8 @@ def count_samples(
 
 
 def merge(histograms: Iterable[Int64[np.ndarray, "_ 2 bins"]]) -> Int64[np.ndarray, "freq 2 bins"]:
-    """Their sum, in any order the same; of the frequencies that all of them have. Raises ValueError
-    where there is none.
+    """Returns the sum of histograms, cut to the frequencies that all of them have. It does not
+    depend on their order. Raises ValueError if there is no histogram.
     """
     total = None
     for counts in histograms:
@@ -80,7 +84,7 @@ def merge(histograms: Iterable[Int64[np.ndarray, "_ 2 bins"]]) -> Int64[np.ndarr
 
 
 def edges() -> Float64[np.ndarray, " edges"]:
-    """Lower edge of every finite bin, and the upper one of the last; pixels."""
+    """Returns the lower edge of every finite bin and the upper edge of the last one, in pixels."""
     return (
         (np.arange(FINITE_BINS + 1, dtype=np.uint32) << 16)
         .view(np.float32)
@@ -90,7 +94,7 @@ def edges() -> Float64[np.ndarray, " edges"]:
 
 
 def _bin_centers() -> Float64[np.ndarray, " bins"]:
-    """The value that stands for each bin; the first, which holds 0, is 0."""
+    """Returns the center of each bin, in pixels; 0 for the first, which holds 0."""
     low = edges()
     middle = np.zeros(BINS)
     middle[:FINITE_BINS] = (low[:-1] + low[1:]) / 2
@@ -99,19 +103,17 @@ def _bin_centers() -> Float64[np.ndarray, " bins"]:
 
 
 def quantile(counts: Int64[np.ndarray, " bins"], q: float) -> float:
-    """The q-quantile of the counted values, as numpy defines it, within 0.4 %. Raises ValueError
-    where nothing was counted.
+    """Returns the q-quantile of the counted values, as numpy defines it, within 0.4 %. Raises
+    ValueError if nothing was counted.
     """
-    return interpolate_ranks(
-        [float(_bin_centers()[find_bin(counts, rank)]) for rank in ranks(int(counts.sum()), q)],
-        int(counts.sum()),
-        q,
-    )
+    count, centers = int(counts.sum()), _bin_centers()
+    values = [float(centers[find_bin(counts, rank)]) for rank in ranks(count, q)]
+    return interpolate_ranks(values, count, q)
 
 
 def ranks(count: int, q: float) -> tuple[int, int]:
-    """The two order statistics, counted from 0, between which the q-quantile of `count` values
-    lies. Raises ValueError for none.
+    """Returns the ranks, counted from 0, of the two order statistics between which the q-quantile
+    of `count` values lies. Raises ValueError if count is 0.
     """
     if count < 1:
         raise ValueError("nothing was counted, expected at least one value")
@@ -120,19 +122,19 @@ def ranks(count: int, q: float) -> tuple[int, int]:
 
 
 def interpolate_ranks(values: list[float], count: int, q: float) -> float:
-    """Linear interpolation of the two order statistics, rounded as numpy rounds it."""
+    """Interpolates the two order statistics linearly, and rounds as numpy does."""
     low, high = values
     share = (count - 1) * q - floor((count - 1) * q)
     return high - (high - low) * (1 - share) if share >= 0.5 else low + (high - low) * share
 
 
 def find_bin(counts: Int64[np.ndarray, " bins"], rank: int) -> int:
-    """Bin of the order statistic `rank`, counted from 0."""
+    """Returns the bin of the order statistic `rank`, which is counted from 0."""
     return int(np.searchsorted(np.cumsum(counts), rank, side="right"))
 
 
 def mean_power(counts: Int64[np.ndarray, " bins"]) -> float:
-    """Mean of the squares of the counted values; of each bin the mean square over its width."""
+    """Returns the mean square of the counted values, which are taken as uniform within each bin."""
     used = np.flatnonzero(counts[:FINITE_BINS])
     low, high = edges()[used], edges()[used + 1]
     squares = np.where(used == 0, 0.0, (low * low + low * high + high * high) / 3)
@@ -142,19 +144,21 @@ def mean_power(counts: Int64[np.ndarray, " bins"]) -> float:
 def fine_histogram(
     values: Float32[np.ndarray, " pixels"], which: int
 ) -> Int64[np.ndarray, " fine"]:
-    """Counts of the lower 16 bits of the values in bin `which`."""
+    """Returns the counts of the lower 16 bits of the values in bin `which`."""
     bits = np.ascontiguousarray(values).view(np.int32)
     return np.bincount(bits[bits >> 16 == which] & 0xFFFF, minlength=FINE_BINS)
 
 
 def fine_value(which: int, counts: Int64[np.ndarray, " fine"], rank: int) -> float:
-    """The order statistic `rank`, counted from 0 within bin `which`, to the last bit."""
+    """Returns the order statistic `rank`, counted from 0 within bin `which`, to the last bit."""
     low = find_bin(counts, rank)
     return float(np.array((which << 16) + low, np.uint32).view(np.float32))
 
 
 def encode(counts: Int64[np.ndarray, "freq 2 bins"]) -> bytes:
-    """Sparse: the flat indices of the bins that are not empty, and their counts."""
+    """Encodes a histogram as safetensors: the flat indices of the bins that are not empty, their
+    counts, and the shape.
+    """
     index = np.flatnonzero(counts)
     arrays = {
         "index": index.astype(np.int64),
@@ -165,9 +169,7 @@ def encode(counts: Int64[np.ndarray, "freq 2 bins"]) -> bytes:
 
 
 def decode(data: bytes) -> Int64[np.ndarray, "freq 2 bins"]:
-    """Inverse of `encode`. Raises ValueError where the file does not hold a histogram of finite
-    values.
-    """
+    """Decodes what `encode` wrote. Raises ValueError unless it is a histogram of finite values."""
     try:
         arrays = load(data)
         freq, components, size = (int(n) for n in arrays["shape"])
@@ -182,16 +184,18 @@ def decode(data: bytes) -> Int64[np.ndarray, "freq 2 bins"]:
 
 
 def _check_counts(index: np.ndarray, count: np.ndarray, size: int) -> None:
-    """Raises ValueError unless these are counts of different bins of finite values."""
+    """Raises ValueError unless the indices are distinct bins of finite values, in order, and the
+    counts are positive.
+    """
     if (
         index.dtype != np.int64
         or count.dtype != np.int64
         or index.shape != count.shape
         or index.ndim != 1
     ):
-        raise ValueError(
-            f"index is {index.dtype}{list(index.shape)}, count {count.dtype}{list(count.shape)}, expected two lists of int64, equally long"
-        )
+        kinds = [f"{array.dtype}{list(array.shape)}" for array in (index, count)]
+        expected = "two lists of int64, equally long"
+        raise ValueError(f"index is {kinds[0]}, count {kinds[1]}, expected {expected}")
     if not (
         (index[:-1] < index[1:]).all()
         and (index >= 0).all()

@@ -1,9 +1,8 @@
-"""What a user means by `DATASET` or `DATASET:VIEW`: the windows that are kept, and the histogram of
-the training ones.
+"""Open DATASET or DATASET:VIEW for reading: its index, manifest, histogram and samples.
 
-A view (views.py) judges the windows of a data set by other thresholds; its files stand in views/
-beside each other and say the same of it as manifest.parquet, index.json and histogram.safetensors
-say of the whole.
+A view (views.py) judges the windows of a dataset by other thresholds. Its files in views/ have the
+same meaning as manifest.parquet, index.json, histogram.safetensors and statistics.json have for the
+dataset; `DatasetView` reads either.
 """
 
 import hashlib
@@ -20,69 +19,68 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset import histogram as statistics
+from pipeline.dataset import histogram
 from pipeline.dataset.folder import SHARD_NAME, DamagedShard, Dataset
-from pipeline.dataset.shards import read_sample, to_json
+from pipeline.dataset.shards import read_sample
 from pipeline.filters import Thresholds
 from schemas.outcome import Outcome, to_printable
 from schemas.records import DatasetIndex, IndexEntry
 from schemas.sample import Sample
-from schemas.seal import open_seal
+from schemas.seal import open_seal, to_json
 
 
 class DamagedDerived(ValueError):
-    """A file that follows from the records is another than was written; `quiver finalize` writes it
-    again.
-    """
+    """A derived file has changed since it was written; `quiver finalize` writes it again."""
 
 
 TABLE_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException)
-"""What a flipped bit in a table may be to pyarrow, or to who uses what came of it."""
-
+"""Errors of reading a damaged table with pyarrow, or of using what it returned."""
 
 _MIN_CACHE_AGE_NS = 2_000_000_000
-"""Age of a file from which on another change of it shows in its time."""
+"""A digest is cached once the file is this old: a later change has another time of change then."""
 
 
 @dataclass(frozen=True)
 class DatasetView:
-    """A data set, or a view of it."""
+    """A dataset, or a view of it."""
 
     dataset: Dataset
     view: str | None = None
     derived: Dataset | None = None
-    """Where the derived files are, if not in the data set's folder."""
+    """The folder of the derived files, if it is not the dataset's."""
     unsealed: bool = False
-    """The table was written by who reads it now, before the index that is to hold its digest."""
+    """The manifest was just written, and its digest is not in the index yet."""
 
     def __str__(self) -> str:
         return f"{self.dataset.root}:{self.view}" if self.view else str(self.dataset.root)
 
     def base(self) -> "DatasetView":
-        """The data set of which this is a view."""
+        """Returns the dataset of which this is a view."""
         return DatasetView(self.dataset)
 
     @property
     def derived_dataset(self) -> Dataset:
-        """In whose folder the derived files are."""
+        """The folder of the derived files."""
         return self.derived or self.dataset
 
     def derived_path(self, name: str) -> Path:
-        """A derived file: the data set's, or the view's of the same meaning."""
+        """Returns the path of a derived file of the dataset, or of the same file of the view."""
         root = self.derived_dataset.root
         return root / "views" / f"{self.view}.{name}" if self.view else root / name
 
     @property
     def manifest_path(self) -> Path:
-        """One row for every row of the plan, with what became of it."""
+        """A table of every planned window, with its outcome."""
         return self.derived_path("parquet" if self.view else "manifest.parquet")
 
     def thresholds(self) -> Thresholds:
-        """By which its windows are kept. Raises ValueError where they cannot be read."""
+        """Returns the thresholds by which windows are kept. Raises ValueError if they cannot be
+        read.
+        """
         path = self.derived_path("json") if self.view else self.dataset.run_json
-        begun = self.dataset.contract()
+        contract = self.dataset.contract()
         try:
-            settings = self.read_definition() if self.view else begun.config
+            settings = self.read_definition() if self.view else contract.config
             return Thresholds(
                 **{name: float(value) for name, value in settings["thresholds"].items()}
             )
@@ -96,26 +94,26 @@ class DatasetView:
             OverflowError,
             RecursionError,
         ) as error:
-            words = f"{path} does not have the thresholds of the filters: {error}"
-            again = f": quiver refilter {self.dataset.root} --name {self.view} makes the view again"
-            raise ValueError(words + again * bool(self.view)) from error
+            problem = f"{path} does not have the thresholds of the filters: {error}"
+            command = f"quiver refilter {self.dataset.root} --name {self.view}"
+            advice = f": {command} makes the view again"
+            raise ValueError(problem + advice * bool(self.view)) from error
 
     def read_definition(self) -> dict[str, Any]:
-        """What a view was made by. Raises ValueError if it has changed, KeyError if it is none."""
-        found = open_seal(self.derived_path("json").read_bytes(), indent=1)
-        run = hashlib.sha256(self.dataset.run_json.read_bytes()).hexdigest()
-        if (found["view"], found["run"]) != (self.view, run):
-            raise ValueError(f"it is of the view {found['view']!r}, or of another data set")
-        return found
+        """Returns the definition of a view. Raises ValueError if the file has changed, KeyError if
+        it is no definition.
+        """
+        definition = open_seal(self.derived_path("json").read_bytes(), indent=1)
+        if (definition["view"], definition["run"]) != (self.view, self.dataset.run_digest()):
+            raise ValueError(f"it is of the view {definition['view']!r}, or of another dataset")
+        return definition
 
     def read_index(self) -> DatasetIndex:
-        """Shards by name: split, number of kept windows, content. Raises ValueError where it is
-        missing or out of date, or, of a view, where it was made of other shards than are there now.
+        """Reads the index. Raises ValueError if it is missing or damaged, or if the dataset now has
+        other shards than those of the index.
         """
-        path, rebuild = (
-            self.derived_path("index.json"),
-            f"quiver finalize {self.dataset.root} rebuilds it",
-        )
+        path = self.derived_path("index.json")
+        rebuild = f"quiver finalize {self.dataset.root} rebuilds it"
         self.dataset.contract()
         try:
             index = DatasetIndex.load(path.read_bytes())
@@ -134,50 +132,52 @@ class DatasetView:
         return index
 
     def training_shards(self) -> dict[str, IndexEntry]:
-        """The shards of the index with kept training windows. Raises ValueError where there is
-        none.
-        """
+        """Returns the shards with kept training windows. Raises ValueError if there is none."""
         shards = self.read_index().shards
         training = {shard: entry for shard, entry in shards.items() if entry.has_training_windows()}
         if not training:
             kept = sum(entry.kept for entry in shards.values())
-            if kept:
-                words = f"all {kept} windows that were kept are held out for test; extract-flow --test-fraction 0 holds out none"
-            else:
-                words = f"no window was kept in its {len(shards)} shards; the columns reason and detail of its manifest say why"
-            raise ValueError(f"{self} has no training window: {words}")
+            reason = (
+                f"all {kept} windows that were kept are held out for test; "
+                "extract-flow --test-fraction 0 holds out none"
+                if kept
+                else f"no window was kept in its {len(shards)} shards; "
+                "the columns reason and detail of its manifest say why"
+            )
+            raise ValueError(f"{self} has no training window: {reason}")
         return training
 
     def read_histogram(self) -> np.ndarray:
-        """Of the kept training windows, int64 [K, 2, BINS]. Raises ValueError where there is none
-        or the file is damaged.
+        """Reads the histogram of the kept training windows, int64 [K, 2, BINS]. Raises ValueError
+        if there is no training window, or the file is missing or damaged.
         """
         self.training_shards()
         path, sha256 = self.derived_path("histogram.safetensors"), self.read_index().histogram
         data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != sha256:
+            problem = "is damaged" if data else "is not there"
             raise DamagedDerived(
-                f"{path} {'is damaged' if data else 'is not there'}: quiver finalize {self.dataset.root} rebuilds it"
+                f"{path} {problem}: quiver finalize {self.dataset.root} rebuilds it"
             )
-        return statistics.decode(data)
+        return histogram.decode(data)
 
     def kept_windows(self, columns: Sequence[str], split: str = "train") -> pa.Table:
-        """These columns of the windows of a split that are kept."""
+        """Reads columns of the manifest, for the kept windows of a split."""
         return self.read_table(
             columns=list(columns),
             filters=[("outcome", "=", Outcome.KEPT.value), ("split", "=", split)],
         )
 
     def read_table(self, **selected: Any) -> pa.Table:
-        """Rows of the manifest. Raises DamagedDerived where it cannot be read; FileNotFoundError
-        where there is none.
+        """Reads the manifest; `selected` are arguments of pyarrow.parquet.read_table. Raises
+        DamagedDerived if it cannot be read, FileNotFoundError if it is missing.
         """
         self.check_manifest()
         with self.wrap_read_errors():
             return pq.read_table(self.manifest_path, page_checksum_verification=True, **selected)
 
     def iter_row_groups(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The same, of these columns, a part at a time."""
+        """Yields columns of the manifest by its row groups. Raises as `read_table`."""
         self.check_manifest()
         with (
             self.wrap_read_errors(),
@@ -187,36 +187,37 @@ class DatasetView:
                 yield file.read_row_group(i, columns=list(columns))
 
     def check_manifest(self) -> None:
-        """Raises DamagedDerived if the table is not the one of the index: Parquet's own checksums
-        leave out its footer, by which whole groups of rows may be skipped. FileNotFoundError if
-        there is none, ValueError as `index`.
+        """Raises DamagedDerived if the manifest is not the one of the index, FileNotFoundError if
+        it is missing, and ValueError as `read_index`.
+
+        Parquet's own checksums do not cover the footer; a flipped bit in it may skip row groups.
         """
-        found = None if self.unsealed else file_sha256(self.manifest_path)
-        if found is not None and found != self.read_index().manifest:
-            words = f"it is not the table that {self.derived_path('index.json').name} names"
-            again = f"quiver finalize {self.dataset.root} rebuilds it"
-            raise DamagedDerived(f"{self.manifest_path} cannot be read ({words}): {again}")
+        if self.unsealed or file_sha256(self.manifest_path) == self.read_index().manifest:
+            return
+        problem = f"it is not the table that {self.derived_path('index.json').name} names"
+        rebuild = f"quiver finalize {self.dataset.root} rebuilds it"
+        raise DamagedDerived(f"{self.manifest_path} cannot be read ({problem}): {rebuild}")
 
     @contextmanager
     def wrap_read_errors(self) -> Iterator[None]:
-        """Around what is read of the table: raises DamagedDerived for whatever it is that fails."""
+        """Turns errors of reading the manifest into DamagedDerived."""
         try:
             yield
         except FileNotFoundError:
             raise
         except TABLE_READ_ERRORS as error:
-            words = f"quiver finalize {self.dataset.root} rebuilds it"
+            rebuild = f"quiver finalize {self.dataset.root} rebuilds it"
             raise DamagedDerived(
-                f"{self.manifest_path} cannot be read ({to_printable(str(error))}): {words}"
+                f"{self.manifest_path} cannot be read ({to_printable(str(error))}): {rebuild}"
             ) from error
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's content, read again only where the file may have changed."""
-    found = path.stat()
-    if time.time_ns() - found.st_mtime_ns < _MIN_CACHE_AGE_NS:
+    """Returns the sha256 of a file's content, which is read again only if the file has changed."""
+    status = path.stat()
+    if time.time_ns() - status.st_mtime_ns < _MIN_CACHE_AGE_NS:
         return _cached_sha256.__wrapped__(path)
-    return _cached_sha256(path, found.st_size, found.st_mtime_ns, found.st_ino)
+    return _cached_sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @lru_cache(64)
@@ -226,43 +227,42 @@ def _cached_sha256(path: Path, *_: int) -> str:
 
 
 def open_dataset(text: str) -> DatasetView:
-    """`DATASET` or `DATASET:VIEW`. Raises ValueError where there is no such data set or view."""
-    folder, colon, view = text.rpartition(":")
+    """Opens `DATASET` or `DATASET:VIEW`. Raises ValueError if there is no such dataset or view."""
+    folder, colon, name = text.rpartition(":")
     if not colon or os.path.exists(text):
-        folder, view = text, None
-    selection = DatasetView(Dataset(folder), view)
-    selection.dataset.contract()
-    if view is not None and not (SHARD_NAME.fullmatch(view) and selection.manifest_path.exists()):
-        views = sorted(path.stem for path in selection.dataset.views.glob("*.parquet"))
-        words = (
-            f"expected one of {', '.join(views)}"
-            if views
-            else f"and none at all: quiver refilter {folder} --name {view} makes one"
+        folder, name = text, None
+    view = DatasetView(Dataset(folder), name)
+    view.dataset.contract()
+    if name is not None and not (SHARD_NAME.fullmatch(name) and view.manifest_path.exists()):
+        names = sorted(path.stem for path in view.dataset.views.glob("*.parquet"))
+        expected = (
+            f"expected one of {', '.join(names)}"
+            if names
+            else f"and none at all: quiver refilter {folder} --name {name} makes one"
         )
-        raise ValueError(f"{folder} has no view {view!r}, {words}")
-    return selection
+        raise ValueError(f"{folder} has no view {name!r}, {expected}")
+    return view
 
 
-def training_digest(selections: Sequence[DatasetView]) -> str:
-    """Of the exact set of training shards, in whatever order they are given."""
+def training_digest(views: Sequence[DatasetView]) -> str:
+    """Returns a digest of the set of training shards of these datasets, in whatever order."""
     contents = sorted(
-        str(entry.content)
-        for selection in selections
-        for entry in selection.training_shards().values()
+        str(entry.content) for view in views for entry in view.training_shards().values()
     )
     return hashlib.sha256(to_json(contents)).hexdigest()
 
 
-def iter_samples(selection: DatasetView, shard: str) -> Iterator[Sample]:
-    """The kept samples of one shard. Raises DamagedShard naming one whose bytes are not the sample
-    that was written.
+def iter_samples(view: DatasetView, shard: str) -> Iterator[Sample]:
+    """Yields the kept samples of one shard. Raises DamagedShard if the bytes of one are not those
+    that were written.
     """
     filters: Any = [("outcome", "=", Outcome.KEPT.value), ("shard", "=", shard)]
-    for row in selection.read_table(filters=filters).to_pylist():
+    for row in view.read_table(filters=filters).to_pylist():
         try:
-            sample = read_sample(selection.dataset.tar_path(shard), row["key"], row)
+            sample = read_sample(view.dataset.tar_path(shard), row["key"], row)
         except ValueError as error:
             raise DamagedShard(
-                f"{error}: quiver verify {selection.dataset.root} names every fault, quiver repair puts it right"
+                f"{error}: quiver verify {view.dataset.root} names every fault, "
+                "quiver repair puts it right"
             ) from error
         yield sample

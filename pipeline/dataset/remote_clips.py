@@ -1,6 +1,4 @@
-"""Clips in object storage: listed as those of a folder are, and copied to this machine for as long
-as they are read.
-"""
+"""List clips in object storage, and download them for as long as they are read."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,8 +12,8 @@ from schemas.records import PlanRow
 
 
 def list_object_urls(url: str) -> list[str]:
-    """URLs of the object of that name, or of all below it, as of a folder. Raises ValueError where
-    there is none.
+    """Returns the URL of the object of that name, or of all objects below it as below a folder.
+    Raises ValueError if there is none.
     """
     bucket, key = bucket_and_key(url.rstrip("/"))
     names = (
@@ -32,10 +30,10 @@ def list_object_urls(url: str) -> list[str]:
 
 @contextmanager
 def local_clip_path(uri: str, folder: Path | None) -> Iterator[str]:
-    """A clip's file: that of a path, or a copy in a folder (None: the system's for temporary files)
-    that goes with the block.
+    """Yields the path of a clip: `uri` itself, or for a URL a copy that is removed after the block.
 
-    Raises Quarantined where there is no such object, OSError where the storage does not give it.
+    folder: the folder for copies; None for the system's temporary folder. Raises Quarantined if the
+    object does not exist, OSError if the storage does not deliver it.
     """
     if not is_storage_url(uri):
         yield uri
@@ -48,8 +46,8 @@ def local_clip_path(uri: str, folder: Path | None) -> Iterator[str]:
 
 @contextmanager
 def local_clip_rows(rows: Sequence[PlanRow], folder: Path | None) -> Iterator[list[PlanRow]]:
-    """Planned windows whose clips are on this machine; one that is in storage no more is a file
-    that is not there.
+    """Yields the rows with the paths of local copies instead of URLs (see `local_clip_path`). The
+    path of an object that does not exist is that of a missing file.
     """
     urls = list(dict.fromkeys(row.uri for row in rows if is_storage_url(row.uri)))
     if not urls:
@@ -61,8 +59,8 @@ def local_clip_rows(rows: Sequence[PlanRow], folder: Path | None) -> Iterator[li
 
 @contextmanager
 def _local_copies(urls: Sequence[str], folder: Path | None) -> Iterator[dict[str, str]]:
-    """The path of a copy of each object, in a folder that goes with the block; there is no file at
-    it if there is no such object.
+    """Downloads objects into a folder that is removed after the block; yields the path for each
+    URL, which has no file if the object does not exist.
     """
     if folder:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
-"""Rounds of `quiver retry`: what failed for a reason that may have been the machine's, tried again.
+"""Read and write the rounds of `quiver retry`, which retry what an environment may have failed.
 
     retries/001.json    the rows of the first round, sealed; created once, before its first shard is
                         built
 
-A round adds rows to the plan and changes none of them. A window that it tries again has the same
-key and stands in a shard of the round; a clip that gave no window stands there with the windows
-that it gives now, or with the reason that is final. Such a row takes the place of the earlier one,
-in the manifest and in every count; the record in which the earlier one stands is left as it is.
+A round adds rows to the plan and changes none. A window that is retried keeps its key and belongs
+to a shard of the round. A clip that gave no window has a row for each window that it gives now, or
+one with the final reason. In the manifest and in every count, such a row replaces the earlier one;
+the record that holds the earlier one is left as it is.
 """
 
 import hashlib
@@ -33,24 +33,24 @@ _ROUND_READ_ERRORS = (
     RecursionError,
     IsADirectoryError,
 )
-"""What a file that is no round may be to its reader."""
+"""Errors of reading a file that is no round."""
 
 
 class DamagedRound(ValueError):
-    """A file of a round is not what was written, or `missing`."""
+    """The file of a round has changed since it was written, or is missing."""
 
-    def __init__(self, path: Path, what: str, missing: bool = False):
-        super().__init__(f"{path} {what}")
-        self.name, self.problem, self.is_missing = path.name, what, missing
+    def __init__(self, path: Path, problem: str, is_missing: bool = False):
+        super().__init__(f"{path} {problem}")
+        self.name, self.problem, self.is_missing = path.name, problem, is_missing
 
 
 class Round(NamedTuple):
-    """One round, as it was written."""
+    """One round of `quiver retry`."""
 
     number: int
-    """The first round has 1."""
+    """1 for the first round."""
     sha256: str
-    """The digest of its file, hexadecimal, which the next round names."""
+    """The digest of its file, hexadecimal, which the file of the next round holds."""
     rows: list[PlanRow]
     """Each has its `round`; and `before` if it is a window that is tried again, or `retried`."""
 
@@ -67,31 +67,31 @@ def round_number(name: str) -> int | None:
 
 
 def round_of_shard(shard: str) -> int:
-    """Returns the number of the round to which a shard belongs by its name; 0 if it is of the first
-    plan.
-    """
+    """Returns the number of the round to whose shards this name belongs; 0 for the first plan."""
     match = _ROUND_SHARD.fullmatch(shard)
     return int(match[1]) if match else 0
 
 
 def shard_label(number: int) -> str:
-    """Returns what the names of a round's shards have between their split and their number."""
+    """Returns the part of a shard's name between its split and its number, in this round."""
     return f"retry{number:03d}-"
 
 
 def encode_round(number: int, run: str, last: str | None, rows: Sequence[PlanRow]) -> bytes:
-    """Returns the bytes of a round's file. `run` is the digest of run.json, `last` that of the file
-    of the round before; None for the first.
+    """Returns the bytes of a round's file.
+
+    run: the digest of run.json. last: the digest of the previous round's file, None for the first.
     """
     dumped = [row.dump_round_row() for row in rows]
     return seal(dict(round=number, run=run, last=last, rows=dumped))
 
 
 def read_rounds(folder: Path, run: str, newest: int = 0) -> list[Round]:
-    """Reads every round in that folder, in order. `newest` is the number of the last round of which
-    there are shards: a round names the one before it, and nothing but its shards names the last.
+    """Reads every round of a folder, in order.
 
-    Raises DamagedRound if a round is missing, is not what was written, or is of another run.
+    newest: the number of the last round that has shards, which tells whether the last file is
+    missing; each round holds the digest of the one before.
+    Raises DamagedRound if a round is missing, has changed, or belongs to another run.
     """
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     numbers = {number for name in names if (number := round_number(name))}
@@ -99,7 +99,7 @@ def read_rounds(folder: Path, run: str, newest: int = 0) -> list[Round]:
     for number in range(1, max(numbers | {newest}, default=0) + 1):
         path = folder / round_name(number)
         if number not in numbers:
-            raise DamagedRound(path, "is gone, and what came after it is there", missing=True)
+            raise DamagedRound(path, "is gone, and what came after it is there", is_missing=True)
         last = rounds[-1].sha256 if rounds else None
         rounds.append(_read_round(path, number, run, last))
     return rounds
@@ -128,8 +128,8 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
 
 
 def _is_round_row(row: Any, number: int) -> bool:
-    """Tells whether a row says what those who read it rely on; a seal, which anyone can make, says
-    nothing of that.
+    """Returns whether a row has the values on which its readers rely: a seal, which anyone can
+    make, does not guarantee them.
     """
     if not (isinstance(row, dict) and row.keys() >= {"key", "shard"}):
         return False
@@ -145,7 +145,7 @@ def _is_round_row(row: Any, number: int) -> bool:
 
 
 def _is_fate(before: Any) -> bool:
-    """Tells whether `before` says how a window failed that may be tried again."""
+    """Returns whether `before` is a failure that may be retried."""
     if not (isinstance(before, dict) and set(before) == set(FATE_COLUMNS)):
         return False
     return is_environmental(before["outcome"], before["reason"]) and before["stage"] in list(Stage)
@@ -160,7 +160,7 @@ def _check_columns(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 class SupersededRows:
-    """It contains the rows in whose place a row of a later round stands: windows by their key,
+    """The set of rows that a row of a later round replaces. Windows are identified by their key,
     clips by their id and uri.
     """
 
@@ -179,7 +179,7 @@ def _row_identity(row: PlanRow) -> tuple[str, ...]:
 
 
 def _replaced_identities(row: PlanRow) -> Iterator[tuple[str, ...]]:
-    """Yields the identities of the earlier rows that a row of a round stands for."""
+    """Yields the identities of the earlier rows that a row of a round replaces."""
     if row.key:
         yield (row.key,)
     if row.retried:
@@ -187,9 +187,7 @@ def _replaced_identities(row: PlanRow) -> Iterator[tuple[str, ...]]:
 
 
 class EarlierFates:
-    """It knows the fates of windows before each round that tried them again. One is made from all
-    rounds, for however many shards.
-    """
+    """How each retried window had failed before each of the rounds that retried it."""
 
     def __init__(self, rounds: Iterable[Round]):
         self._fates: dict[str, list[tuple[int, RecordRow]]] = {}
@@ -199,9 +197,9 @@ class EarlierFates:
                     self._fates.setdefault(row.before.key, []).append((retried.number, row.before))
 
     def add_fates(self, rows: Iterable[PlanRow]) -> list[PlanRow]:
-        """Returns the rows of one shard as they are to be built: if a window was tried again in a
-        later round, with its record's row as `settled`, so that a shard which is built once more
-        has the same bytes, and no window is in two tars.
+        """Returns the rows of one shard as they are to be built. A window that a later round has
+        retried gets its failure as `settled`: a shard that is rebuilt has the same bytes then, and
+        no window is in two tars.
         """
         return [self._add_fate(row) for row in rows]
 

@@ -1,14 +1,14 @@
-"""One writer per folder: who it is, whether it lives, and what keeps a run out that was thought
-dead.
+"""Allow one writer per folder, and fence off a run that was taken over (a fencing token each).
 
-    .fence/N            of the run with token N, one more than the last: host, process and
-                        beginning; emptied when it ends
+    .fence/N            the token of run N: its host, process and start time; emptied when it ends
     .fence/N.commits    locked while that run commits a shard
 
-A run holds flock on its own file, which its death sets free, and touches it every BEAT_S. One that
-begins needs the lock of the last token's file, and then creates the next, once. Where the user says
-so, it does without the lock of a run that has not moved for long: that one, should it wake, finds a
-later token than its own (docs/decisions/0012).
+1. A run holds flock on the file of its own token, which its death releases, and touches the file
+   every HEARTBEAT_S.
+2. A new run needs the lock of the newest token's file; then it creates the file of the next token,
+   exactly once.
+3. With --take-over-s, a run starts without the lock of one that has been silent for that long. If
+   that one wakes up, it finds a later token than its own and commits nothing (decision 0012).
 """
 
 import fcntl
@@ -23,21 +23,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISREG
 from threading import Event, Thread
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
-from pipeline.atomic_files import add_path_to_errors, open_to_create
-from pipeline.dataset.shards import to_json
+from pipeline.atomic_files import add_path_to_errors, open_to_create, open_to_replace
 from schemas.outcome import to_printable
+from schemas.seal import to_json
 
 LOCK_FOLDER = ".fence"
 _TOKEN = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 HEARTBEAT_S = 2.0
 STALE_AFTER_S = 60.0
-"""A run that has not moved for so long is stopped or stuck as a whole, or is dead. One that only
-waits still beats, from a thread of its own.
+"""A run without a heartbeat for this long is dead, or its whole process is stopped or stuck: a run
+that only waits still sends heartbeats, from a thread of its own.
 """
 _MAX_OWNER_CHARACTERS = 80
-"""Characters of a word in a token's file, which may be a stranger's."""
+"""A token's file may come from a stranger, so that its texts are cut to this length."""
 
 
 class FolderInUse(Exception):
@@ -45,34 +45,35 @@ class FolderInUse(Exception):
 
 
 class _NoToken(OSError):
-    """Something that no run has made, as a named pipe that would keep whoever opens it waiting,
-    stands where a token would.
+    """A path with a token's name is no regular file, so that no run has made it. It may be a named
+    pipe, which would block the process that opens it.
     """
 
 
 class LockOwner(NamedTuple):
-    """A run that has begun and has not said that it ended."""
+    """A run that has started and has not recorded its end."""
 
     host: str
     pid: int
     since: str
     still_s: float
-    """Seconds since its last sign of life."""
+    """Seconds since its last heartbeat."""
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since}, last seen {max(0.0, self.still_s):.0f} s ago"
+        seen = f"last seen {max(0.0, self.still_s):.0f} s ago"
+        return f"process {self.pid} on {self.host}, since {self.since}, {seen}"
 
     @property
     def is_stale(self) -> bool:
         return self.still_s >= STALE_AFTER_S
 
     def is_alive_elsewhere(self) -> bool:
-        """Whether it lives on another machine, of which flock may not know."""
+        """Returns whether the run is alive on another machine, whose flock may not reach here."""
         return self.host != socket.gethostname() and not self.is_stale
 
 
 class RunLock:
-    """The tokens of one folder."""
+    """The lock of one folder, made of the tokens of its runs."""
 
     def __init__(self, root: Path):
         self.root, self.folder = root, root / LOCK_FOLDER
@@ -84,134 +85,200 @@ class RunLock:
         return self.folder / f"{token}.commits"
 
     def newest_token(self) -> int:
-        """The last token; 0 before the first. Raises NoToken where what has its name cannot be a
-        run's.
+        """Returns the newest token, 0 before the first. Raises OSError if its path is no regular
+        file.
         """
-        last = max_token(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else 0
-        if last and not S_ISREG(self.token_path(last).lstat().st_mode):
+        token = max_token(p.name for p in self.folder.iterdir()) if self.folder.is_dir() else 0
+        if token and not S_ISREG(self.token_path(token).lstat().st_mode):
             raise _NoToken(
-                f"{self.token_path(last)} is no run's token, which would be a file: remove it"
+                f"{self.token_path(token)} is no run's token, which would be a file: remove it"
             )
-        return last
+        return token
 
     def owner(self) -> LockOwner | None:
-        """The run that began last; None where it has ended."""
+        """Returns the run that started last, or None if it has ended."""
         return self._read_owner(self.newest_token())
 
     def is_locked(self) -> bool:
-        """Whether the run that began last is still there, as far as can be seen from this machine."""
-        if (holder := self._read_owner(last := self.newest_token())) is None:
+        """Returns whether the run that started last is alive, as far as this machine can tell."""
+        token = self.newest_token()
+        if (owner := self._read_owner(token)) is None:
             return False
-        with open(self.token_path(last), "rb") as file:
-            return holder.is_alive_elsewhere() or not try_lock(file, fcntl.LOCK_SH)
+        with open(self.token_path(token), "rb") as file:
+            return owner.is_alive_elsewhere() or not try_lock(file, fcntl.LOCK_SH)
 
     @contextmanager
     def acquire(self, take_over_s: float | None = None) -> Iterator[int]:
-        """The folder, with a new token. Raises FolderInUse while another run holds it, unless that
-        one has not moved for `take_over_s`.
+        """Holds the folder within the block, and yields the token of this run. Raises FolderInUse
+        while another run holds it, unless that one has sent no heartbeat for `take_over_s`.
         """
         token, file = self._take_next_token(take_over_s)
         ended = Event()
-        beating = Thread(target=self._send_heartbeats, args=(token, ended), daemon=True)
-        beating.start()
+        heartbeats = Thread(target=self._send_heartbeats, args=(token, ended), daemon=True)
+        heartbeats.start()
         try:
             yield token
         finally:
             ended.set()
-            beating.join()
+            heartbeats.join()
             with file:
                 file.truncate(0)
 
     def _send_heartbeats(self, token: int, ended: Event) -> None:
         while not ended.wait(HEARTBEAT_S):
-            with suppress(OSError):  # whoever writes meets it too, and says so
+            with suppress(OSError):  # the run's next write meets the error too, and reports it
                 os.utime(self.token_path(token))
 
     def _take_next_token(self, take_over_s: float | None) -> tuple[int, IO[bytes]]:
-        """The next token, and its file, locked."""
+        """Returns the next token and its open file, locked."""
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             last = self.newest_token()
             with (
                 self._require_released(last, take_over_s),
                 suppress(FileExistsError, FileNotFoundError),
-            ):  # another was faster
+            ):  # another run was faster
                 return last + 1, self._create_token(last + 1)
 
     @contextmanager
     def _require_released(self, last: int, take_over_s: float | None) -> Iterator[None]:
-        """Once the last run has ended; with its lock, so that of those that wait for it one goes
-        on. Raises FolderInUse.
+        """Holds the lock of the last run, which has ended, so that only one of the waiting runs
+        continues. Raises FolderInUse if that run has not ended and may not be taken over.
         """
         if not last:
             yield
             return
-        with open(
-            self.token_path(last), "r+b"
-        ) as file:  # some network file systems lock only what could be written
-            ended = any(
-                try_lock(file, fcntl.LOCK_EX, wait_s) for wait_s in (0.0, 0.02, 0.1)
-            )  # is_held has it for an instant
-            holder = self._read_owner(last)
-            if not ended or (holder and holder.is_alive_elsewhere()):
-                self._check_takeover_allowed(holder, take_over_s)
+        # some network file systems lock only files that are open for writing
+        with open(self.token_path(last), "r+b") as file:
+            # several attempts, because is_locked holds the lock for an instant
+            ended = any(try_lock(file, fcntl.LOCK_EX, wait_s) for wait_s in (0.0, 0.02, 0.1))
+            owner = self._read_owner(last)
+            if not ended or (owner and owner.is_alive_elsewhere()):
+                self._check_takeover_allowed(owner, take_over_s)
             yield
 
-    def _check_takeover_allowed(self, holder: LockOwner | None, take_over_s: float | None) -> None:
-        """Raises FolderInUse unless that run may be taken over."""
-        words = f"another run is writing to {self.root}"
-        if holder is None:
-            raise FolderInUse(words)
-        if take_over_s is None or holder.still_s < take_over_s:
-            advice = (
-                f"; extract-flow --take-over-s {STALE_AFTER_S:.0f} goes on in its place"
-                if take_over_s is None and holder.is_stale
-                else ""
-            )
-            raise FolderInUse(f"{words}: {holder}{advice}")
+    def _check_takeover_allowed(self, owner: LockOwner | None, take_over_s: float | None) -> None:
+        """Raises FolderInUse unless the owner has been silent for `take_over_s`."""
+        problem = f"another run is writing to {self.root}"
+        if owner is None:
+            raise FolderInUse(problem)
+        if take_over_s is None or owner.still_s < take_over_s:
+            advice = f"; extract-flow --take-over-s {STALE_AFTER_S:.0f} goes on in its place"
+            can_take_over = take_over_s is None and owner.is_stale
+            raise FolderInUse(f"{problem}: {owner}{advice if can_take_over else ''}")
 
     def _create_token(self, token: int) -> IO[bytes]:
-        """A token's file, locked before it has its name. Raises FileExistsError where another run
-        has it.
+        """Creates a token's file, which is locked before it gets its name, and returns it open.
+        Raises FileExistsError if another run has created it.
         """
-        about = dict(
+        owner = dict(
             host=socket.gethostname(),
             pid=os.getpid(),
             since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         )
         with ExitStack() as unless_created:
             with open_to_create(self.token_path(token)) as file:
-                kept = unless_created.enter_context(os.fdopen(os.dup(file.fileno()), "r+b"))
+                # the duplicate keeps the lock when `file` is closed
+                locked = unless_created.enter_context(os.fdopen(os.dup(file.fileno()), "r+b"))
                 try_lock(file, fcntl.LOCK_EX)
-                file.write(to_json(about))
+                file.write(to_json(owner))
             unless_created.pop_all()
-            return kept
+            return locked
 
     def _read_owner(self, token: int) -> LockOwner | None:
-        """What a token's file says; None where that run has ended."""
+        """Returns the owner that a token's file names, or None if that run has ended."""
+        path = self.token_path(token)
         try:
-            about, seen = (
-                json.loads(self.token_path(token).read_bytes()),
-                self.token_path(token).stat().st_mtime,
-            )
+            owner, heartbeat = json.loads(path.read_bytes()), path.stat().st_mtime
             return LockOwner(
-                to_printable(str(about["host"]), _MAX_OWNER_CHARACTERS),
-                int(about["pid"]),
-                to_printable(str(about["since"]), _MAX_OWNER_CHARACTERS),
-                time.time() - seen,
+                to_printable(str(owner["host"]), _MAX_OWNER_CHARACTERS),
+                int(owner["pid"]),
+                to_printable(str(owner["since"]), _MAX_OWNER_CHARACTERS),
+                time.time() - heartbeat,
             )
         except (FileNotFoundError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return None
 
 
+class LockedFolder:
+    """A folder that one run at a time writes to, and the ways of writing that a take-over stops."""
+
+    def __init__(self, root: Path):
+        self.root, self.run_lock = root, RunLock(root)
+        self.token: int | None = None
+        """The token of the run that holds the folder, in its workers too; None for a reader."""
+
+    @contextmanager
+    def lock(self, take_over_s: float | None = None) -> Iterator[None]:
+        """Holds the folder within the block. Raises FolderInUse while another run holds it, unless
+        that one has sent no heartbeat for `take_over_s`.
+        """
+        with self.run_lock.acquire(take_over_s) as self.token:
+            try:
+                yield
+            finally:
+                self.token = None
+
+    def is_locked(self) -> bool:
+        """Returns whether a run is writing to the folder now."""
+        return self.run_lock.is_locked()
+
+    def newest_token(self) -> int:
+        return self.run_lock.newest_token()
+
+    def check_not_taken_over(self) -> None:
+        """Raises FolderInUse if a later run has taken the folder over.
+
+        A file is published in this order: create it under a temporary name, call this, rename it. A
+        run that takes over removes all temporary files, so that a run which is paused between the
+        check and the rename publishes nothing either.
+        """
+        if self.token is not None and self.newest_token() > self.token:
+            raise FolderInUse(
+                f"a later run has taken over {self.root}: this one, of token {self.token}, "
+                "commits nothing any more"
+            )
+
+    @contextmanager
+    def detect_takeover(self) -> Iterator[None]:
+        """Raises FolderInUse instead of FileNotFoundError if a later run has taken the folder over
+        and removed the temporary file that is missing.
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            self.check_not_taken_over()
+            raise
+
+    @contextmanager
+    def open_for_publish(self, path: Path) -> Iterator[BinaryIO]:
+        """Opens a temporary file that gets the name `path` at the end of the block, and replaces an
+        older file. Raises FolderInUse after a take-over.
+        """
+        with self.detect_takeover(), open_to_replace(path) as file:
+            yield file
+            self.check_not_taken_over()
+
+    def publish(self, path: Path, data: bytes | None) -> None:
+        """Writes a file, or removes it if data is None. Raises FolderInUse after a take-over."""
+        if data is None:
+            self.check_not_taken_over()
+            path.unlink(missing_ok=True)
+            return
+        with self.open_for_publish(path) as file:
+            file.write(data)
+
+
 def max_token(names: Iterable[str]) -> int:
-    """The greatest of the tokens among these names; 0 without one."""
+    """Returns the greatest token among these file names, 0 if none of them is a token."""
     return max((int(name) for name in names if _TOKEN.fullmatch(name)), default=0)
 
 
 def try_lock(file: IO[Any], kind: int, wait_s: float = 0.0) -> bool:
-    """Whether a lock of this kind was had, after a pause. Raises OSError, with the file's name,
-    where there are no locks.
+    """Tries to lock an open file after `wait_s` seconds; returns whether it was free. Raises
+    OSError, with the file's name, if the file system has no locks.
+
+    kind: fcntl.LOCK_SH or fcntl.LOCK_EX.
     """
     time.sleep(wait_s)
     with add_path_to_errors(Path(file.name)):

@@ -1,8 +1,7 @@
-"""The scales by which coefficients are normalised, from the merged histograms of the training
-shards.
+"""Compute the scales that normalize coefficients, from the histograms of the training shards.
 
 s_f is the 95th percentile of |S_k| over all pixels of all training samples, x and y together
-(docs/maths.md, 8). The histograms give it within 0.4 %; `exact` counts give it to the last bit.
+(docs/maths.md, section 8). The histograms give it within 0.4 %, fine counts to the last bit.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from pipeline.dataset import histogram as statistics
+from pipeline.dataset import histogram
 from pipeline.dataset.open import DatasetView, iter_samples, training_digest
 from schemas.run_contract import contract_provenance
 from schemas.statistics import (
@@ -27,9 +26,11 @@ from schemas.statistics import (
 )
 
 _Cell = tuple[tuple[int, int], ...]
-"""(frequency, component) pairs whose values are taken together."""
-FineCounts = dict[tuple[int, int, int], np.ndarray]
-"""By frequency, component and bin: counts of the lower 16 bits of the values in that bin."""
+"""(frequency, component) pairs whose values are pooled."""
+_Bin = tuple[int, int, int]
+"""Frequency, component and bin of a histogram."""
+FineCounts = dict[_Bin, np.ndarray]
+"""For some bins, the counts of the lower 16 bits of their values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,42 +51,40 @@ class ScaleConfig:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Quantiles of the counted moduli over cells; with fine counts, to the last bit."""
+    """Quantiles of the counted moduli of a cell; exact to the last bit with fine counts."""
 
     counts: Int64[np.ndarray, "freq 2 bins"]
     fine_counts: FineCounts = field(default_factory=dict)
 
     def cell_counts(self, cell: _Cell) -> Int64[np.ndarray, " bins"]:
-        """Counts of a cell."""
+        """Returns the pooled counts of a cell."""
         return np.sum([self.counts[k, c] for k, c in cell], axis=0)
 
-    def required_fine_bins(self, cell: _Cell, q: float) -> set[tuple[int, int, int]]:
-        """The (frequency, component, bin) whose fine counts an exact quantile needs."""
+    def required_fine_bins(self, cell: _Cell, q: float) -> set[_Bin]:
+        """Returns the bins whose fine counts an exact quantile needs."""
         counts = self.cell_counts(cell)
-        wanted = {
-            statistics.find_bin(counts, rank) for rank in statistics.ranks(int(counts.sum()), q)
-        }
-        return {(k, c, which) for k, c in cell for which in wanted}
+        ranks = histogram.ranks(int(counts.sum()), q)
+        bins = {histogram.find_bin(counts, rank) for rank in ranks}
+        return {(k, c, which) for k, c in cell for which in bins}
 
     def __call__(self, cell: _Cell, q: float) -> float:
+        """Returns the q-quantile of a cell, in pixels."""
         counts = self.cell_counts(cell)
         if not self.fine_counts:
-            return statistics.quantile(counts, q)
+            return histogram.quantile(counts, q)
         count = int(counts.sum())
-        return statistics.interpolate_ranks(
-            [self._order_statistic(cell, counts, rank) for rank in statistics.ranks(count, q)],
-            count,
-            q,
-        )
+        ranks = histogram.ranks(count, q)
+        values = [self._order_statistic(cell, counts, rank) for rank in ranks]
+        return histogram.interpolate_ranks(values, count, q)
 
     def _order_statistic(self, cell: _Cell, counts: np.ndarray, rank: int) -> float:
-        which = statistics.find_bin(counts, rank)
+        which = histogram.find_bin(counts, rank)
         fine = np.sum([self.fine_counts[k, c, which] for k, c in cell], axis=0)
-        return statistics.fine_value(which, fine, rank - int(counts[:which].sum()))
+        return histogram.fine_value(which, fine, rank - int(counts[:which].sum()))
 
 
 def _scale_cells(frequencies: int, pool: Pool) -> list[tuple[_Cell, ...]]:
-    """Of each frequency, the cell, or the two of x and y, whose quantile is its scale."""
+    """Returns, for each frequency, the cell whose quantile is its scale, or those of x and y."""
     if pool == "all":
         return [(tuple(product(range(frequencies), range(2))),)] * frequencies
     if pool == "none":
@@ -94,25 +93,22 @@ def _scale_cells(frequencies: int, pool: Pool) -> list[tuple[_Cell, ...]]:
 
 
 def compute_statistics(
-    selections: Sequence[DatasetView],
+    views: Sequence[DatasetView],
     config: ScaleConfig | None = None,
-    fine: FineCounts | None = None,
+    fine_counts: FineCounts | None = None,
 ) -> SpectrumStatistics:
-    """Statistics of these data sets taken together; with the `fine` counts of `needed`, exact ones.
+    """Computes the statistics of these datasets together. They are exact with the fine counts of
+    `required_fine_bins`.
 
-    Raises ValueError where they do not fit together, or hold no training window.
+    Raises ValueError if the datasets are not compatible, or have no training window.
     """
-    common = check_compatible(selections)
-    sources = tuple(
-        sorted(
-            map(_describe_source, selections), key=lambda source: (source.run, source.view or "")
-        )
-    )
+    common = check_compatible(views)
+    sources = sorted(map(_describe_source, views), key=lambda s: (s.run, s.view or ""))
     return summarize_quantiles(
-        Quantiles(merge_histograms(selections), fine or {}),
+        Quantiles(merge_histograms(views), fine_counts or {}),
         config or ScaleConfig(),
-        sources=sources,
-        shards=training_digest(selections),
+        sources=tuple(sources),
+        shards=training_digest(views),
         **common,
     )
 
@@ -124,21 +120,21 @@ def summarize_quantiles(
     fps: float,
     frames: int,
     sources: tuple[Source, ...],
-    **said: Any,
+    **fields: Any,
 ) -> SpectrumStatistics:
-    """Statistics of counted moduli; `said` are the fields that tell where they come from."""
-    scale = tuple(compute_scales(quantiles, config))
+    """Returns the statistics of counted moduli; `fields` say what was counted."""
+    scales = tuple(compute_scales(quantiles, config))
     frequencies = [
         FrequencyStatistics(
             hz=k * fps / frames,
-            scale=one,
+            scale=scale,
             x=_component(quantiles, k, 0),
             y=_component(quantiles, k, 1),
         )
-        for k, one in enumerate(scale)
+        for k, scale in enumerate(scales)
     ]
     return SpectrumStatistics(
-        scale=scale,
+        scale=scales,
         quantile=config.quantile,
         pool=config.pool,
         method="exact" if quantiles.fine_counts else "histogram",
@@ -148,19 +144,17 @@ def summarize_quantiles(
         sources=sources,
         fps=fps,
         frames=frames,
-        **said,
+        **fields,
     )
 
 
-def merge_histograms(selections: Sequence[DatasetView]) -> Int64[np.ndarray, "freq 2 bins"]:
-    """The histogram of the training windows of all of them; of the frequencies that all of them
-    have.
-    """
-    return statistics.merge(selection.read_histogram() for selection in selections)
+def merge_histograms(views: Sequence[DatasetView]) -> Int64[np.ndarray, "freq 2 bins"]:
+    """Returns the histogram of all training windows, for the frequencies that all datasets have."""
+    return histogram.merge(view.read_histogram() for view in views)
 
 
 def compute_scales(quantiles: Quantiles, config: ScaleConfig) -> list[Any]:
-    """s_f of each frequency, pixels; pairs (x, y) where components are not pooled."""
+    """Returns s_f of each frequency in pixels; pairs (x, y) if components are not pooled."""
     if config.pool == "all":
         (cell,) = _scale_cells(len(quantiles.counts), "all")[0]
         return [quantiles(cell, config.quantile)] * len(quantiles.counts)
@@ -172,105 +166,90 @@ def compute_scales(quantiles: Quantiles, config: ScaleConfig) -> list[Any]:
 
 
 def _component(quantiles: Quantiles, k: int, c: int) -> ComponentStatistics:
-    """Statistics of one displacement component at one frequency."""
+    """Returns the statistics of one displacement component at one frequency."""
     counts, cell = quantiles.counts[k, c], ((k, c),)
     values = {str(q): quantiles(cell, q) for q in QUANTILES}
     return ComponentStatistics(
         count=int(counts.sum()),
         p95=values["0.95"],
         quantiles=values,
-        mean_power=statistics.mean_power(counts),
+        mean_power=histogram.mean_power(counts),
     )
 
 
-def required_fine_bins(
-    counts: Int64[np.ndarray, "freq 2 bins"], config: ScaleConfig
-) -> set[tuple[int, int, int]]:
-    """The (frequency, component, bin) whose fine counts make every quantile of `compute_statistics`
-    exact.
-    """
+def required_fine_bins(counts: Int64[np.ndarray, "freq 2 bins"], config: ScaleConfig) -> set[_Bin]:
+    """Returns the bins whose fine counts make every quantile of `compute_statistics` exact."""
     quantiles = Quantiles(counts)
     pooled = [
         (cell, config.quantile)
         for cells in set(_scale_cells(len(counts), config.pool))
         for cell in cells
     ]
-    alone = [(((k, c),), q) for k in range(len(counts)) for c in range(2) for q in QUANTILES]
-    return set().union(*(quantiles.required_fine_bins(cell, q) for cell, q in pooled + alone))
+    single = [(((k, c),), q) for k in range(len(counts)) for c in range(2) for q in QUANTILES]
+    return set().union(*(quantiles.required_fine_bins(cell, q) for cell, q in pooled + single))
 
 
-def count_fine_bins(
-    selection: DatasetView, shard: str, wanted: set[tuple[int, int, int]]
-) -> FineCounts:
-    """The fine counts of one shard's kept samples. Raises ValueError for a sample that cannot be
-    read.
+def count_fine_bins(view: DatasetView, shard: str, bins: set[_Bin]) -> FineCounts:
+    """Counts the lower 16 bits of the values in these bins, over the kept samples of one shard.
+    Raises DamagedShard for a sample that cannot be read.
     """
-    fine = {place: np.zeros(statistics.FINE_BINS, np.int64) for place in wanted}
-    for sample in iter_samples(selection, shard):
-        values = statistics.moduli(sample.spectrum)
-        for k, c, which in wanted:
-            fine[k, c, which] += statistics.fine_histogram(values[k, c], which)
-    return fine
+    counts = {place: np.zeros(histogram.FINE_BINS, np.int64) for place in bins}
+    for sample in iter_samples(view, shard):
+        values = histogram.moduli(sample.spectrum)
+        for k, c, which in bins:
+            counts[k, c, which] += histogram.fine_histogram(values[k, c], which)
+    return counts
 
 
-def check_compatible(selections: Sequence[DatasetView]) -> dict[str, Any]:
-    """Working rate, length and size, which all must share. Raises ValueError where they do not, or
-    one is given twice.
+def check_compatible(views: Sequence[DatasetView]) -> dict[str, Any]:
+    """Returns the frame rate, number of frames and size that all datasets share. Raises ValueError
+    if they differ, or if a training shard is there twice.
     """
-    found = []
-    for selection in selections:
-        config = selection.dataset.contract().config
-        found.append(
-            dict(
-                fps=float(config["plan"]["fps"]),
-                frames=config["plan"]["frames"],
-                size=tuple(config["size"]),
-            )
-        )
-    for selection, common in zip(selections, found, strict=True):
-        if common != found[0]:
+    settings = [_common_settings(view) for view in views]
+    for view, common in zip(views, settings, strict=True):
+        if common != settings[0]:
             raise ValueError(
-                f"{selection} has {_describe_common_settings(common)}, and {selections[0]} {_describe_common_settings(found[0])}: their scales cannot be merged"
+                f"{view} has {_describe_common_settings(common)}, and {views[0]} "
+                f"{_describe_common_settings(settings[0])}: their scales cannot be merged"
             )
-    _check_unique_shards(
-        [
-            str(entry.tar)
-            for selection in selections
-            for entry in selection.training_shards().values()
-        ]
-    )
-    return found[0]
+    tars = [entry.tar for view in views for entry in view.training_shards().values()]
+    if len(set(tars)) != len(tars):
+        raise ValueError(
+            "a training shard is there twice: two of the datasets are the same, or a dataset and "
+            "a view of it; expected each sample once"
+        )
+    return settings[0]
+
+
+def _common_settings(view: DatasetView) -> dict[str, Any]:
+    config = view.dataset.contract().config
+    plan = config["plan"]
+    return dict(fps=float(plan["fps"]), frames=plan["frames"], size=tuple(config["size"]))
 
 
 def _describe_common_settings(common: dict[str, Any]) -> str:
-    return f"{common['size'][0]}x{common['size'][1]} pixels and {common['frames']} frames at {common['fps']:g} a second"
+    width, height = common["size"]
+    return f"{width}x{height} pixels and {common['frames']} frames at {common['fps']:g} a second"
 
 
-def _check_unique_shards(tars: Sequence[str]) -> None:
-    """Raises ValueError where a shard is there twice."""
-    if len(set(tars)) != len(tars):
+def _describe_source(view: DatasetView) -> Source:
+    """Returns what is counted of a dataset."""
+    training = view.training_shards()
+    return Source(
+        run=view.read_index().run,
+        quiver=contract_provenance(view.dataset.contract()).get("quiver"),
+        view=view.view,
+        shards=len(training),
+        windows=sum(entry.kept for entry in training.values()),
+    )
+
+
+def check_matches_shards(statistics: SpectrumStatistics, views: Sequence[DatasetView]) -> None:
+    """Raises ValueError unless the statistics are those of exactly these training shards."""
+    if statistics.shards != training_digest(views):
+        shards = sum(source.shards for source in statistics.sources)
         raise ValueError(
-            "a training shard is there twice: two of the data sets are the same, or a data set and a view of it; expected each sample once"
-        )
-
-
-def _describe_source(selection: DatasetView) -> Source:
-    """What is counted of a data set."""
-    training = selection.training_shards()
-    run = selection.read_index().run
-    quiver = contract_provenance(selection.dataset.contract()).get("quiver")
-    windows = sum(entry.kept for entry in training.values())
-    view, shards = selection.view, len(training)
-    return Source(run=run, quiver=quiver, view=view, shards=shards, windows=windows)
-
-
-def check_matches_shards(statistics: SpectrumStatistics, selections: Sequence[DatasetView]) -> None:
-    """Raises ValueError unless the statistics were computed from just these training shards: what a
-    trainer asks first.
-    """
-    if statistics.shards != training_digest(selections):
-        names = ", ".join(map(str, selections))
-        words = f"{statistics.windows} windows in {sum(source.shards for source in statistics.sources)} shards"
-        raise ValueError(
-            f"the statistics are of another set of training shards ({words}) than {names}: quiver report-statistics makes them anew"
+            f"the statistics are of another set of training shards ({statistics.windows} windows "
+            f"in {shards} shards) than {', '.join(map(str, views))}: "
+            "quiver report-statistics makes them anew"
         )

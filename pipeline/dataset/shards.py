@@ -1,9 +1,11 @@
-"""Write a shard whole or not at all; read its samples by offset.
+"""Write the tar of a shard, check it, and read its samples by their offsets.
 
-A shard is written under a temporary name, synced, read back and checked, renamed, and only then
-recorded. The commit record is the only truth: a tar without one is garbage from a run that was
-stopped, and a record is created once, never replaced. Equal samples give equal bytes: no times, no
-owners, a fixed order of members.
+A tar is written under a temporary name, synced, read back and checked, and then renamed; commit.py
+says when. Equal samples give equal bytes: headers have no times and no owners, and members have a
+fixed order.
+
+Functions that take `rows` expect, for each sample's key, the MEMBER_COLUMNS of its record: offsets,
+sizes and checksums of its members.
 """
 
 import hashlib
@@ -27,7 +29,6 @@ from schemas.sample import (
     header_checksum,
     motion_layout,
 )
-from schemas.seal import to_json as to_json
 from schemas.shard_record import (
     HEADER_CHECKSUM_COLUMN,
     TarDigest,
@@ -36,10 +37,11 @@ from schemas.shard_record import (
 )
 
 CHUNK = 1 << 20
+"""Bytes that are read at once."""
 
 
 class ShardWriter:
-    """A tar under a temporary name beside `path`; nothing stands under `path` before `publish`."""
+    """Writes a tar under a temporary name beside `path`; `publish` gives it the name `path`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -52,18 +54,14 @@ class ShardWriter:
         crashpoint("after-open", path.stem)
 
     def add(self, sample: Sample) -> dict[str, int]:
-        """Appends a sample; returns the offset, the size and the checksum of each member's bytes in
-        the tar.
-        """
+        """Appends a sample; returns its MEMBER_COLUMNS: offset, size and CRC-32 of each member."""
         if not KEY_PATTERN.fullmatch(sample.key):
             raise ValueError(f"key is {sample.key[:80]!r}, expected {KEY_PATTERN.pattern}")
         columns: dict[str, int] = {}
         for member, data in encode_sample(sample).items():
             offset_column, size_column = member_columns(member)
-            columns[offset_column], columns[size_column] = (
-                self._write_member(f"{sample.key}.{member}", data),
-                len(data),
-            )
+            columns[offset_column] = self._write_member(f"{sample.key}.{member}", data)
+            columns[size_column] = len(data)
             columns[checksum_column(member)] = zlib.crc32(data)
             if member == MOTION_MEMBER:
                 columns[HEADER_CHECKSUM_COLUMN] = header_checksum(data)
@@ -72,6 +70,7 @@ class ShardWriter:
         return columns
 
     def _write_member(self, name: str, data: bytes) -> int:
+        """Writes header, data and padding; returns the offset of the data."""
         header, half = tar_header(name, len(data)), len(data) // 2
         offset = self.file.tell() + len(header)
         self._write(header + data[:half])
@@ -85,10 +84,9 @@ class ShardWriter:
         self.sha256.update(data)
 
     def finish(self) -> TarDigest:
-        """Syncs, closes and reads back the tar, which is then ready to be published; returns its
-        `sha256` and `bytes`.
+        """Ends, syncs, closes and reads back the tar, which is ready to be published then.
 
-        Raises ValueError where what was read back is not what was written.
+        Raises ValueError if the bytes that were read back are not those that were written.
         """
         self._write(bytes(2 * tarfile.BLOCKSIZE))
         size = self.file.tell()
@@ -104,88 +102,80 @@ class ShardWriter:
         return TarDigest(sha256=self.sha256.hexdigest(), bytes=size)
 
     def publish(self) -> None:
-        """Moves the finished tar to its name."""
+        """Renames the finished tar to `path`."""
         with add_path_to_errors(self.path):
             self.temporary_path.replace(self.path)
         crashpoint("after-rename", self.path.stem)
         sync_folder(self.path.parent)
 
     def discard(self) -> None:
-        """Removes the temporary file, if it is still there."""
-        with suppress(OSError):  # a full disk, which closing meets again
+        """Closes and removes the temporary file, if it still exists."""
+        with suppress(OSError):  # on a full disk, closing fails again
             self.file.close()
         self.temporary_path.unlink(missing_ok=True)
 
 
 class _ScannedSample(NamedTuple):
-    """A sample of a shard, as it was found; None where it is not the one that was written, and
-    `faults` say why.
-    """
+    """A sample that was read from a shard."""
 
     key: str
     sample: Sample | None
+    """None if it is not the sample that was written."""
     faults: list[str]
+    """Sentences that say why."""
 
 
 def check_shard(path: Path, rows: dict[str, dict[str, int]], sha256: str) -> None:
-    """Raises ValueError unless the tar has that digest and just these samples, whole and finite, at
-    these offsets.
+    """Reads a whole tar. Raises ValueError unless it has that digest and exactly the samples of
+    `rows`, complete and finite, at their offsets.
     """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        faults = [
-            fault for scanned in scan_samples(file, rows, digest) for fault in scanned.faults
-        ] + scan_end(file, digest)
-    if faults or digest.hexdigest() != sha256:
-        raise ValueError(
-            f"{path.name}: {faults[0] if faults else f'its sha256 is {digest.hexdigest()}, expected {sha256}'}"
-        )
+        faults = [fault for scanned in scan_samples(file, rows, digest) for fault in scanned.faults]
+        faults += scan_end(file, digest)
+    if digest.hexdigest() != sha256:
+        faults.append(f"its sha256 is {digest.hexdigest()}, expected {sha256}")
+    if faults:
+        raise ValueError(f"{path.name}: {faults[0]}")
 
 
 def scan_samples(
     file: BinaryIO, rows: Mapping[str, Mapping[str, Any]], digest: Any
 ) -> Iterator[_ScannedSample]:
-    """Every sample of a shard, read in order from its beginning, in memory one at a time; `digest`
-    takes the bytes.
-
-    `rows` hold each sample's columns of offsets, sizes and checksums. Never raises for what the
-    file holds.
+    """Yields every sample of a shard, which is read from its beginning; `digest` is updated with
+    the bytes. Whatever the file holds becomes a fault of a sample, never an exception.
     """
     size = os.fstat(file.fileno()).st_size
     for key, columns in rows.items():
-        members, faults = {}, []
         if file.tell() >= size:
-            yield _ScannedSample(
-                key, None, [f"sample {key} is not there: the file ends at byte {size}"]
-            )
+            fault = f"sample {key} is not there: the file ends at byte {size}"
+            yield _ScannedSample(key, None, [fault])
             continue
+        members, faults = {}, []
         for member in MEMBERS:
-            members[member], fault = _scan_member(file, key, member, columns, digest)
-            faults += fault
+            members[member], member_faults = _scan_member(file, key, member, columns, digest)
+            faults += member_faults
         yield _decode_scanned(key, members, columns, faults)
 
 
 def _scan_member(
     file: BinaryIO, key: str, member: str, columns: Mapping[str, Any], digest: Any
 ) -> tuple[bytes, list[str]]:
-    """The member that begins here, and what is wrong with it, if anything."""
+    """Reads the member at the file's position; returns its bytes and the first fault, if any."""
     name, (offset, size) = f"{key}.{member}", (columns[column] for column in member_columns(member))
-    left, began = os.fstat(file.fileno()).st_size - file.tell(), file.tell() + tarfile.BLOCKSIZE
-    parts = [
-        file.read(min(length, left))
-        for length in (tarfile.BLOCKSIZE, size, -size % tarfile.BLOCKSIZE)
-    ]
-    for part in parts:
-        digest.update(part)
-    header, data, padding = parts
+    left, start = os.fstat(file.fileno()).st_size - file.tell(), file.tell() + tarfile.BLOCKSIZE
+    lengths = (tarfile.BLOCKSIZE, size, -size % tarfile.BLOCKSIZE)
+    header, data, padding = blocks = [file.read(min(length, left)) for length in lengths]
+    for block in blocks:
+        digest.update(block)
     checks = (
         (len(data) == size, f"ends after {len(data)} of {size} bytes, with the file"),
-        (began == offset, f"begins at byte {began}, expected {offset}"),
+        (start == offset, f"begins at byte {start}, expected {offset}"),
         (header == tar_header(name, size), "has another header than was written"),
         (_has_checksum(data, columns, member), "has other bytes than were written"),
         (padding == bytes(-size % tarfile.BLOCKSIZE), "is not followed by zeros"),
     )
-    return data, [f"member {name} {what}" for sound, what in checks if not sound][:1]
+    return data, [f"member {name} {problem}" for is_sound, problem in checks if not is_sound][:1]
 
 
 def _decode_scanned(
@@ -194,7 +184,7 @@ def _decode_scanned(
     columns: Mapping[str, Any],
     faults: list[str],
 ) -> _ScannedSample:
-    """The sample of these members, unless there is something wrong with it."""
+    """Decodes the members of a sample, unless they have faults."""
     if faults:
         return _ScannedSample(key, None, faults)
     try:
@@ -202,31 +192,30 @@ def _decode_scanned(
     except ValueError as error:
         return _ScannedSample(key, None, [str(error)])
     if columns.get(HEADER_CHECKSUM_COLUMN) != header_checksum(members[MOTION_MEMBER]):
-        words = f"the row of sample {key} has another checksum of the header of its arrays"
-        return _ScannedSample(key, None, [words])
+        fault = f"the row of sample {key} has another checksum of the header of its arrays"
+        return _ScannedSample(key, None, [fault])
     return _ScannedSample(key, sample, [])
 
 
 def scan_end(file: BinaryIO, digest: Any) -> list[str]:
-    """What is wrong with the file from here on, where only the two empty blocks that end a tar
-    should be.
+    """Reads the rest of a shard, which should be the two empty blocks that end a tar; returns the
+    fault, if any.
     """
-    length, zeros = 0, True
-    while part := file.read(CHUNK):
-        digest.update(part)
-        length, zeros = length + len(part), zeros and not any(part)
+    length, is_empty = 0, True
+    while chunk := file.read(CHUNK):
+        digest.update(chunk)
+        length, is_empty = length + len(chunk), is_empty and not any(chunk)
     if length != 2 * tarfile.BLOCKSIZE:
         return [f"has {length} bytes after its samples, expected {2 * tarfile.BLOCKSIZE}"]
-    return [] if zeros else ["the blocks that end it are not zeros"]
+    return [] if is_empty else ["the blocks that end it are not zeros"]
 
 
 def check_ends(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """A look at a committed tar that costs a few small reads, whatever its size: the headers of its
-    first and its last sample, the bytes that come last in it, and the blocks that end it.
+    """Checks the headers of the first and the last sample of a tar, its last array, and the blocks
+    that end it: a few small reads, whatever its size.
 
-    Finds a tar that is another's, is cut, or whose tail is zeros; a flipped bit is found by reading
-    all (scan_samples). `rows` hold each sample's columns of offsets, sizes and checksums. Raises
-    ValueError, to stand after the file's name.
+    This detects the tar of another shard, a truncated one, and one whose tail is zeros. Only a scan
+    of the whole tar detects a flipped bit. Raises ValueError, whose text follows the file's name.
     """
     if not rows:
         raise ValueError("is there, and its record keeps no window")
@@ -247,30 +236,32 @@ def check_ends(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _check_last_array(file: BinaryIO, offset: int, size: int) -> None:
-    """Raises ValueError unless the last array of a motion member ends with the bytes written."""
+    """Raises ValueError unless the last checksummed part of a motion member has the bytes that were
+    written.
+    """
     head = file.read(8)
     head += file.read(min(int.from_bytes(head, "little"), size))
     layout = motion_layout(head, size)
     name, array = max(layout.arrays.items(), key=lambda item: item[1]["data_offsets"])
-    first, after = array["data_offsets"]
-    length = (after - first) // max(len(layout.checksums[name]), 1)
-    file.seek(offset + layout.data_offset + after - length)
+    start, end = array["data_offsets"]
+    length = (end - start) // max(len(layout.checksums[name]), 1)
+    file.seek(offset + layout.data_offset + end - length)
     if layout.checksums[name] and zlib.crc32(file.read(length)) != layout.checksums[name][-1]:
         raise ValueError("has other bytes at its end than were written")
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The 512 bytes before a member: no time, no owner, so that equal members have equal headers."""
+    """Returns the 512 bytes before a member, without time and owner."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def read_sample(path: Path, key: str, columns: Mapping[str, Any]) -> Sample:
-    """The sample `key` of a shard, given the columns of its members in its manifest row; touches
-    nothing else of the tar.
+    """Reads one sample of a shard, and nothing else of the tar.
 
-    Raises ValueError where its bytes are not that sample.
+    columns: the MEMBER_COLUMNS of its row in the manifest. Raises ValueError if the bytes are not
+    those of that sample.
     """
     members = {}
     with open(path, "rb") as file:
@@ -296,13 +287,15 @@ def read_sample(path: Path, key: str, columns: Mapping[str, Any]) -> Sample:
 
 
 def _has_checksum(data: bytes, columns: Mapping[str, Any], member: str) -> bool:
-    """Whether a member's bytes have the checksum of its row; a row without one vouches for none."""
+    """Returns whether the bytes of a member have the checksum of its row; False if it has none."""
     return zlib.crc32(data) == columns.get(checksum_column(member))
 
 
-def check_member(header: bytes, name: str, size: int, found: int) -> None:
-    """Raises ValueError unless this is the tar header of the member, and all its bytes were found."""
-    if header == tar_header(name, size) and found == size:
+def check_member(header: bytes, name: str, size: int, length: int) -> None:
+    """Raises ValueError unless this is the tar header of the member, and all its `size` bytes were
+    read, `length` of them.
+    """
+    if header == tar_header(name, size) and length == size:
         return
     try:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
@@ -310,8 +303,9 @@ def check_member(header: bytes, name: str, size: int, found: int) -> None:
         raise ValueError(f"no member {name!r} at its offset: {error}") from error
     if info.type != tarfile.REGTYPE:
         raise ValueError(f"member {info.name[:200]!r} is of type {info.type!r}, expected a file")
-    if (info.name, info.size, found) != (name, size, size):
+    if (info.name, info.size, length) != (name, size, size):
         raise ValueError(
-            f"member {info.name[:200]!r} of {info.size} bytes ({found} there), expected {name!r} of {size}"
+            f"member {info.name[:200]!r} of {info.size} bytes ({length} there), "
+            f"expected {name!r} of {size}"
         )
     raise ValueError(f"member {name!r} has another header than was written")

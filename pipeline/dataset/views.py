@@ -1,13 +1,12 @@
-"""Views: the windows of a data set judged again, by other thresholds, from what was measured.
+"""Write views of a dataset: its windows judged again by other thresholds, from stored measures.
 
-    views/NAME.json        the thresholds, sealed: what defines the view
+    views/NAME.json        the definition of the view: its thresholds, sealed
     views/NAME.parquet     the manifest with the new outcomes
-    views/NAME.index.json  NAME.histogram.safetensors  NAME.statistics.json       as the data set's
-                           own (derived.py)
+    views/NAME.index.json  NAME.histogram.safetensors  NAME.statistics.json
+                           the same as the dataset's own (finalize.py)
 
-A view can drop what is stored, and keep what is stored; a window that was rejected when the data
-set was extracted has no sample, and stays rejected. Tars are read once, and only those of which a
-part is dropped.
+A view keeps or drops stored windows. A window that was rejected at extraction has no sample, and
+stays rejected. Writing a view reads only the tars of which it drops a part, each once.
 """
 
 import hashlib
@@ -22,13 +21,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.dataset import histogram as statistics
+from pipeline.dataset import histogram
 from pipeline.dataset.finalize import (
     HistogramSum,
     finalize,
     manifest_writer,
     read_histogram,
-    run_digest,
     write_index,
     write_statistics,
 )
@@ -39,12 +37,11 @@ from pipeline.dataset.open import (
     DatasetView,
     iter_samples,
 )
-from pipeline.dataset.shards import to_json
 from pipeline.filters import Thresholds, judge
 from schemas.outcome import Outcome, Stage
 from schemas.records import MANIFEST_SCHEMA, IndexEntry, ManifestRow
-from schemas.run_contract import contract_provenance, to_json_value
-from schemas.seal import seal
+from schemas.run_contract import to_json_value
+from schemas.seal import seal, to_json
 
 _VIEW_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 _VIEW_FILE_SUFFIXES = (
@@ -55,149 +52,135 @@ _VIEW_FILE_SUFFIXES = (
     "statistics.json",
     "report.html",
 )
-"""Endings of the names of a view's files."""
+"""The suffixes of a view's files; the first is that of its definition."""
 _UnorderedMap = Callable[[Callable[[Any], Any], list[Any]], Iterable[tuple[Any, Any]]]
-"""(item, result) of a function for each item, in any order."""
+"""Applies a function to each item; yields pairs of an item and its result, in any order."""
 
 
 @dataclass
 class ViewCounts:
-    """How many windows of a data set a view judges how."""
+    """The number of windows for each way in which a view judges them."""
 
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """Stored ones, by the reason."""
+    """Stored windows that the view rejects, by the reason."""
     rejected: int = 0
-    """Not stored, and rejected again."""
+    """Windows that are not stored, and that the view rejects too."""
     to_extract: int = 0
-    """Not stored, and kept if they were: to be extracted again."""
+    """Windows that are not stored, and that the view would keep; an extraction would store them."""
 
 
 def refilter(
     dataset: Dataset,
     name: str,
     thresholds: Thresholds,
-    mapped: _UnorderedMap,
+    map_unordered: _UnorderedMap,
     into: Dataset | None = None,
 ) -> ViewCounts:
-    """Writes the view, into the data set's folder or another one. `mapped` runs the pass over the
-    tars.
+    """Writes a view, into the dataset's folder or another; `map_unordered` runs the pass over tars.
 
-    Raises ValueError where the name will not do, the data set's index is missing, or a sample
-    cannot be read.
+    Raises ValueError if the name is invalid, the dataset's index is missing, or a sample cannot be
+    read.
     """
     view = _new_view(dataset, name, into)
-    before = view.base().read_index().shards
-    for name in ("index.json", "report.html"):
-        view.derived_dataset.publish(
-            view.derived_path(name), None
-        )  # without its index the view is none, until all of it is written
+    entries = view.base().read_index().shards
+    for suffix in ("index.json", "report.html"):  # without its index, the view does not exist
+        view.derived_dataset.publish(view.derived_path(suffix), None)
     definition = dict(
-        view=view.view, run=run_digest(dataset), thresholds=to_json_value(asdict(thresholds))
+        view=view.view, run=dataset.run_digest(), thresholds=to_json_value(asdict(thresholds))
     )
     view.derived_dataset.publish(view.derived_path("json"), seal(definition, indent=1))
-    tally, index = (
-        ViewCounts(),
-        dict(before),
-    )  # a shard whose windows were all tried again has no row
-    with manifest_writer(
-        view.derived_dataset, view.manifest_path, contract_provenance(dataset.contract())
-    ) as write:
+    counts, index = ViewCounts(), dict(entries)
+    with manifest_writer(view) as write:
         for shard, rows in groupby(_read_manifest(dataset), key=lambda row: row.shard):
-            judged = [_rejudge_row(row, thresholds, tally) for row in rows]
-            write(judged)
-            if shard is not None and shard in before:
-                index[shard] = _update_index_entry(judged, before[shard])
-    histogram = write_merged_histogram(
-        view,
-        [shard for shard, entry in index.items() if entry.has_training_windows()],
-        index,
-        mapped,
-    )
-    path, run = view.derived_path("index.json"), run_digest(dataset)
-    write_index(view.derived_dataset, path, run, index, histogram, view.manifest_path)
+            rejudged = [_rejudge_row(row, thresholds, counts) for row in rows]
+            write(rejudged)
+            if shard is not None and shard in entries:
+                index[shard] = _update_index_entry(rejudged, entries[shard])
+    write_index(view, index, write_merged_histogram(view, index, map_unordered))
     write_statistics(view)
-    return tally
+    return counts
 
 
 def write_merged_histogram(
-    view: DatasetView, shards: list[str], index: Mapping[str, IndexEntry], mapped: _UnorderedMap
+    view: DatasetView, index: Mapping[str, IndexEntry], map_unordered: _UnorderedMap
 ) -> str | None:
-    """Adds up the histograms of the view's training shards: stored ones where nothing was dropped,
-    else counted again.
+    """Writes the sum of the histograms of the view's training shards; returns its digest. Shards
+    of which the view drops a window are counted again from their samples.
     """
-    merged = HistogramSum()
-    untouched = [shard for shard in shards if index[shard].content == index[shard].tar]
-    for shard in untouched:
-        merged.add(read_histogram(view.dataset, shard, view.dataset.read_record(shard)))
-    written = replace(view, unsealed=True)
-    for _, counts in mapped(
-        partial(_recount_histogram, written), sorted(set(shards) - set(untouched))
-    ):
-        merged.add(counts)
-    return merged.publish(view.derived_dataset, view.derived_path("histogram.safetensors"))
+    training = {shard: entry for shard, entry in index.items() if entry.has_training_windows()}
+    unchanged = [shard for shard, entry in training.items() if entry.content == entry.tar]
+    histograms = HistogramSum()
+    for shard in unchanged:
+        histograms.add(read_histogram(view.dataset, shard, view.dataset.read_record(shard)))
+    recount = partial(_recount_histogram, replace(view, unsealed=True))
+    for _, counts in map_unordered(recount, sorted(set(training) - set(unchanged))):
+        histograms.add(counts)
+    return histograms.publish(view)
 
 
 def _recount_histogram(view: DatasetView, shard: str) -> Any:
-    """The histogram of the samples of a shard that the view keeps."""
-    return statistics.count_samples(
+    """Returns the histogram of the samples of a shard that the view keeps."""
+    return histogram.count_samples(
         (sample.spectrum for sample in iter_samples(view, shard)),
         view.dataset.contract().config["frequencies"],
     )
 
 
 def rebuild_views(
-    dataset: Dataset, mapped: _UnorderedMap, into: Dataset | None = None
+    dataset: Dataset, map_unordered: _UnorderedMap, into: Dataset | None = None
 ) -> list[DatasetView]:
-    """Writes every view again, by its own thresholds; returns them."""
+    """Writes every view again, with its own thresholds; returns the views."""
     views = [DatasetView(dataset, name) for name in list_views(dataset)]
     for view in views:
-        refilter(dataset, str(view.view), view.thresholds(), mapped, into)
+        refilter(dataset, str(view.view), view.thresholds(), map_unordered, into)
     return views
 
 
-def finalize_with_views(dataset: Dataset, mapped: _UnorderedMap) -> dict[str, Any]:
-    """Writes every derived file, as `derived.finalize`; returns the summary. If something was tried
-    again, every view too, even if the derived files were up to date: the run that wrote them may
-    have been stopped before the views.
+def finalize_with_views(dataset: Dataset, map_unordered: _UnorderedMap) -> dict[str, Any]:
+    """Writes every derived file, as `finalize` does, and returns the summary. If the dataset has
+    rounds, it writes every view too, even if the derived files were up to date: the run that wrote
+    them may have been stopped before the views.
     """
     summary = finalize(dataset)
     if dataset.rounds():
-        rebuild_views(dataset, mapped)
+        rebuild_views(dataset, map_unordered)
     return summary
 
 
 def _new_view(dataset: Dataset, name: str, into: Dataset | None) -> DatasetView:
-    """The selection of a view that is about to be made."""
+    """Returns a view that does not exist yet. Raises ValueError for an invalid name."""
     if not _VIEW_NAME.fullmatch(name):
         raise ValueError(f"name is {name[:80]!r}, expected up to 60 letters, digits, - and _")
     (into or dataset).views.mkdir(exist_ok=True)
     return DatasetView(dataset, name, into)
 
 
-def list_views(dataset: Dataset, whole: bool = True) -> list[str]:
-    """Of the views that there are; not `whole`: also of those whose definition is gone."""
+def list_views(dataset: Dataset, defined_only: bool = True) -> list[str]:
+    """Returns the names of the views; without `defined_only`, also of those whose definition is
+    missing.
+    """
     paths = [path for path in dataset.views.glob("*") if is_view_file(path)]
-    defined = [path for path in paths if not whole or path.suffixes == [".json"]]
-    return sorted({path.name.partition(".")[0] for path in defined})
+    if defined_only:
+        paths = [path for path in paths if path.suffixes == [".json"]]
+    return sorted({path.name.partition(".")[0] for path in paths})
 
 
 def is_view_file(path: Path) -> bool:
-    """Whether a file in views/ has a name that a view's files have."""
-    name, _, part = path.name.partition(".")
-    return _VIEW_NAME.fullmatch(name) is not None and part in _VIEW_FILE_SUFFIXES
+    """Returns whether a file in views/ has the name of a view's file."""
+    name, _, suffix = path.name.partition(".")
+    return _VIEW_NAME.fullmatch(name) is not None and suffix in _VIEW_FILE_SUFFIXES
 
 
 def view_files(dataset: Dataset, name: str) -> list[Path]:
-    """The files that there are of a view, its definition first."""
-    return [
-        path for part in _VIEW_FILE_SUFFIXES if (path := dataset.views / f"{name}.{part}").exists()
-    ]
+    """Returns the existing files of a view, its definition first."""
+    paths = [dataset.views / f"{name}.{suffix}" for suffix in _VIEW_FILE_SUFFIXES]
+    return [path for path in paths if path.exists()]
 
 
 def _read_manifest(dataset: Dataset) -> Iterator[ManifestRow]:
-    """Its rows, a few at a time. Raises ValueError where it is missing, or is not the manifest of
-    the shards that there are.
+    """Yields the rows of the manifest. Raises ValueError if it is missing, is damaged, or does not
+    have exactly the shards of the index.
     """
     rebuild, shards = f"quiver finalize {dataset.root} rebuilds it", set()
     try:
@@ -217,24 +200,24 @@ def _read_manifest(dataset: Dataset) -> Iterator[ManifestRow]:
         raise DamagedDerived(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
     entries = DatasetView(dataset).read_index().shards
     kept = {shard for shard, entry in entries.items() if entry.kept}
-    if (
-        not kept <= shards <= {None, *entries}
-    ):  # a shard whose windows were all tried again has no row
+    # a shard whose windows were all retried has no row
+    if not kept <= shards <= {None, *entries}:
         raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")
 
 
-def _rejudge_row(row: ManifestRow, thresholds: Thresholds, tally: ViewCounts) -> ManifestRow:
-    """The row with its new outcome, which is also counted."""
+def _rejudge_row(row: ManifestRow, thresholds: Thresholds, counts: ViewCounts) -> ManifestRow:
+    """Returns the row with the outcome by these thresholds, and adds it to `counts`."""
     if row.key is None or row.outcome == Outcome.QUARANTINED or row.measures is None:
         return row
-    verdicts, stored = judge(row.measures, thresholds), row.outcome == Outcome.KEPT
+    verdicts, is_stored = judge(row.measures, thresholds), row.outcome == Outcome.KEPT
     if not verdicts:
-        tally.kept, tally.to_extract = tally.kept + stored, tally.to_extract + (not stored)
+        counts.kept += is_stored
+        counts.to_extract += not is_stored
         return row
-    if stored:
-        tally.dropped[verdicts[0]] += 1
+    if is_stored:
+        counts.dropped[verdicts[0]] += 1
     else:
-        tally.rejected += 1
+        counts.rejected += 1
     return replace(
         row,
         outcome=Outcome.REJECTED,
@@ -245,7 +228,7 @@ def _rejudge_row(row: ManifestRow, thresholds: Thresholds, tally: ViewCounts) ->
 
 
 def _update_index_entry(rows: Sequence[ManifestRow], before: IndexEntry) -> IndexEntry:
-    """What the index says of a shard anew; where nothing is dropped, the same."""
+    """Returns the entry of a shard in the view's index; the same entry if no window is dropped."""
     keys = [row.key for row in rows if row.outcome == Outcome.KEPT]
     if len(keys) == before.kept:
         return before

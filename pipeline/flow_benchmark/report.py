@@ -13,8 +13,8 @@ from markupsafe import Markup
 from pipeline.flow_benchmark import metrics, summary
 from pipeline.flow_benchmark.run import FPS, FREQUENCIES, Case, Flow, FlowCard
 from pipeline.images import draw
-from pipeline.report import figures, render_template
-from pipeline.report.gallery import fit_to_width, webp_uri
+from pipeline.report import figures
+from pipeline.report.layout import fit_to_width, render_template, webp_uri
 from schemas.run_contract import flatten
 
 _WHEEL_PX = 40

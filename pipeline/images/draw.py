@@ -1,6 +1,7 @@
-"""Motion as pictures: from arrays to RGB, for the preview of a sample and for the report.
+"""Draws arrays as pictures, for the preview of a sample and for the report.
 
-Displacements and amplitudes are in pixels, images 8-bit RGB. Nothing here reads or writes a file.
+Displacements and amplitudes are in pixels, images are 8-bit RGB. Nothing here reads or writes a
+file.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,8 +19,8 @@ Picture = UInt8[np.ndarray, "height width 3"]
 _AnyPicture = UInt8[np.ndarray, "rows columns 3"]
 
 _HUE_STEPS = (("ry", 15), ("yg", 6), ("gc", 4), ("cb", 11), ("bm", 13), ("mr", 6))
-"""The colour wheel of Baker et al. (IJCV 2011): steps from red to yellow, to green, to cyan, to
-blue, to magenta, and back.
+"""The color wheel of Baker et al. (IJCV 2011): numbers of steps from red to yellow, to green, to
+cyan, to blue, to magenta, and back to red.
 """
 _PRIMARIES = {
     "r": (1, 0, 0),
@@ -30,22 +31,23 @@ _PRIMARIES = {
     "m": (1, 0, 1),
 }
 _OUTLIER_SHARE = 0.005
-"""Share of the values that may pass the end of a scale."""
+"""Share of the values that may lie beyond the limit of a scale."""
 _MAX_INVERSION_STEPS = 20
-"""Steps of the fixed-point iteration: the error shrinks by the flow's gradient, at most, with each.
+"""Steps of the fixed-point iteration, each of which multiplies the error by at most the gradient of
+the flow.
 """
 _CONVERGED_PX = 0.005
-"""A step that moves nothing further than this is the last."""
+"""The iteration ends with a step that moves no pixel further than this."""
 BACKGROUND_COLOR, _TEXT_COLOR = (24, 26, 30), (225, 228, 232)
-"""Behind the pictures, and of the letters."""
+"""Colors of the background and of text."""
 _FONT_SIZE_PX, _LINE_HEIGHT_PX, GAP_PX = 12, 16, 6
-"""Height of the letters, of a line of them, and the space between pictures, pixels."""
+"""Height of the font and of a line of text, and the space between pictures, pixels."""
 
 
 def flow_colors(flow: Float[np.ndarray, "2 height width"], largest: float) -> Picture:
-    """Flow by the usual wheel: hue is the direction (right red, down yellow, left cyan, up violet),
-    white is rest, and a displacement of `largest` pixels or more has the full colour. Raises
-    ValueError unless `largest` is over 0.
+    """Flow in the colors of the usual wheel: the hue is the direction (right red, down yellow, left
+    cyan, up violet), white is rest, and a displacement of `largest` pixels or more has the full
+    color. Raises ValueError unless `largest` is over 0.
     """
     _check_largest(largest)
     x, y = flow.astype(np.float32)
@@ -60,7 +62,7 @@ def flow_colors(flow: Float[np.ndarray, "2 height width"], largest: float) -> Pi
 
 @cache
 def _wheel_hues() -> Float32[np.ndarray, "hues 3"]:
-    """The full colours of the wheel, 0 to 1, from red on."""
+    """The full colors of the wheel, 0 to 1, beginning with red."""
     steps = [
         (_PRIMARIES[a], _PRIMARIES[b], i / count)
         for (a, b), count in _HUE_STEPS
@@ -72,8 +74,8 @@ def _wheel_hues() -> Float32[np.ndarray, "hues 3"]:
 
 
 def draw_color_wheel(size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """The legend of `flow_colors`: a disc of which each point has the colour of the displacement
-    that leads to it from the middle, the longest at its rim; black outside.
+    """The legend of `flow_colors`: a disc each point of which has the color of the displacement
+    from the center to it, the longest at the rim; black outside.
     """
     axis = (np.arange(size, dtype=np.float32) * 2 + 1) / size - 1
     flow = np.stack(np.meshgrid(axis, axis))
@@ -82,7 +84,7 @@ def draw_color_wheel(size: int) -> UInt8[np.ndarray, "size size 3"]:
 
 
 def heat_map(values: Float[np.ndarray, "height width"], largest: float) -> Picture:
-    """Values from 0 (black) to `largest` and more (pale yellow), by a perceptually uniform map.
+    """Values from 0 (black) to `largest` and more (pale yellow) in a perceptually uniform map.
 
     Raises ValueError unless `largest` is over 0.
     """
@@ -101,7 +103,7 @@ def gray_map(values: Float[np.ndarray, "height width"], largest: float) -> Pictu
 def _to_levels(
     values: Float[np.ndarray, "height width"], largest: float
 ) -> UInt8[np.ndarray, "height width"]:
-    """0 at 0 and below, 255 at `largest` and above. Raises ValueError unless `largest` is over 0."""
+    """Levels from 0 at 0 and below to 255 at `largest` and above."""
     _check_largest(largest)
     return np.rint(255 * np.clip(values.astype(np.float32) / np.float32(largest), 0, 1)).astype(
         np.uint8
@@ -109,14 +111,13 @@ def _to_levels(
 
 
 def _check_largest(largest: float) -> None:
-    """Raises ValueError unless a scale can end there."""
     if not 0 < largest < np.inf:
         raise ValueError(f"the scale ends at {largest:g}, expected a number over 0")
 
 
 def scale_limit(values: Float[np.ndarray, "*shape"]) -> float:
-    """Where a scale from 0 may end: the least number of two digits that all but OUTLIERS of the
-    values do not pass, and at least 0.01, so that what hardly moves looks like it.
+    """The limit of a scale from 0: the least number of two digits that all but _OUTLIER_SHARE of
+    the values do not exceed, but at least 0.01, so that tiny motion looks tiny.
     """
     value = max(float(np.quantile(values, 1 - _OUTLIER_SHARE)), 0.01)
     digit = 10.0 ** (np.floor(np.log10(value)) - 1)
@@ -133,26 +134,33 @@ def amplitudes(
     ellipse with half-axes a and b, sqrt(a^2 + b^2). A_0 = |S_0| / T is the length of the mean
     displacement; k = T/2 has 1/T too.
     """
-    parts = cv2.add(spectrum.reshape(-1, spectrum.shape[-1]), 0.0, dtype=cv2.CV_32F).reshape(
-        spectrum.shape
-    )  # pyright: ignore
-    lengths = [
-        modulus(modulus(re_x, im_x), modulus(re_y, im_y)) for re_x, im_x, re_y, im_y in parts
-    ]
-    share = [(1 if k == 0 or 2 * k == time else 2) / time for k in range(len(parts))]
-    return np.stack([np.float32(s) * length for s, length in zip(share, lengths, strict=True)])
+    rows = spectrum.reshape(-1, spectrum.shape[-1])
+    parts = cv2.add(rows, 0.0, dtype=cv2.CV_32F).reshape(spectrum.shape)  # pyright: ignore
+    result = []
+    for k, (re_x, im_x, re_y, im_y) in enumerate(parts):
+        coefficients = 1 if k == 0 or 2 * k == time else 2
+        length = modulus(modulus(re_x, im_x), modulus(re_y, im_y))
+        result.append(np.float32(coefficients / time) * length)
+    return np.stack(result)
 
 
 def busiest_row(motion: Float[np.ndarray, "time 2 height width"]) -> int:
-    """The row of which the pixels sway most from side to side: by the variance in time of x,
+    """The row whose pixels sway most from side to side: with the largest variance of x over time,
     averaged along the row.
     """
     return int(motion[:, 0].var(axis=0).mean(axis=1).argmax())
 
 
+def most_moving_row(weight: Float[np.ndarray, "height width"], rows: int) -> int:
+    """The row of a picture of `rows` rows whose pixels move furthest on average, by the mean
+    displacement `weight` at another size.
+    """
+    return int((weight.mean(axis=1).argmax() + 0.5) / len(weight) * rows)
+
+
 def slice_xt(frames: Iterable[Picture], row: int) -> UInt8[np.ndarray, "time width 3"]:
-    """An X-t slice: that row of every frame, time downwards. Raises ValueError where there is no
-    such row, or no frame.
+    """An X-t slice: one row of every frame, time downwards. Raises ValueError if there is no such
+    row or no frame.
     """
     lines = []
     for frame in frames:
@@ -165,11 +173,10 @@ def slice_xt(frames: Iterable[Picture], row: int) -> UInt8[np.ndarray, "time wid
 
 
 def warp(image: Picture, flow: Float32[np.ndarray, "2 height width"]) -> Picture:
-    """The start frame as it looks when moved by F: I_t(x) = I_0(x - u(x)), u as `invert_flow` has
-    it.
+    """The start frame moved by F: I_t(x) = I_0(x - u(x)) with u = invert_flow(F).
 
-    Where F folds over, at the edges of what moves, it does not know what covers what, nor what
-    stood behind: contents stretch and shrink there. Beyond the picture its edge goes on.
+    At the edges of what moves, where F folds over, contents stretch and shrink: F does not say what
+    covers what, or what was behind. Beyond the picture its edge is repeated.
     """
     x, y = pixel_grid(*image.shape[:2])
     u = invert_flow(flow)
@@ -179,33 +186,24 @@ def warp(image: Picture, flow: Float32[np.ndarray, "2 height width"]) -> Picture
 def invert_flow(
     flow: Float32[np.ndarray, "2 height width"],
 ) -> Float32[np.ndarray, "2 height width"]:
-    """u(x) = F(x - u(x)): the displacement of what is seen at x *after* moving by F, which says it
+    """u with u(x) = F(x - u(x)): the displacement of what is at x after the motion, while F is that
     of what is at x before.
 
-    By fixed-point iteration; it converges where the gradient of F is under 1.
+    It is found by fixed-point iteration, which converges where the gradient of F is under 1.
     """
     x, y = pixel_grid(*flow.shape[1:])
-    moved = u = cv2.merge(list(flow))
+    forward = u = cv2.merge(list(flow))
     for _ in range(_MAX_INVERSION_STEPS):
-        u, before = (
-            cv2.remap(
-                moved,
-                x - u[..., 0],
-                y - u[..., 1],
-                cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            ),
-            u,
-        )
-        if cv2.norm(u, before, cv2.NORM_INF) < _CONVERGED_PX:
+        last = u
+        map_x, map_y = x - u[..., 0], y - u[..., 1]
+        u = cv2.remap(forward, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        if cv2.norm(u, last, cv2.NORM_INF) < _CONVERGED_PX:
             break
     return np.stack(cv2.split(u))
 
 
 def enlarge(image: Picture, width: int) -> _AnyPicture:
-    """The picture, where it is narrower than `width`, by the least whole factor that makes it so
-    wide; pixels stay square.
-    """
+    """The picture, enlarged by the least whole factor that makes it at least `width` wide."""
     factor = max(1, -(-width // image.shape[1]))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
@@ -213,8 +211,7 @@ def enlarge(image: Picture, width: int) -> _AnyPicture:
 def stack_horizontally(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]], captions: Sequence[str]
 ) -> Picture:
-    """Pictures from left to right, each under its caption, which is broken into lines as wide as
-    the picture.
+    """Pictures from left to right, each under its caption, which is wrapped to the picture's width.
 
     Raises ValueError unless each picture has a caption.
     """
@@ -225,33 +222,36 @@ def stack_horizontally(
     texts = [
         _draw_text(caption, image.shape[1]) for image, caption in zip(images, captions, strict=True)
     ]
-    above, below = max(map(len, texts)), max(map(len, images))
+    text_height, image_height = max(map(len, texts)), max(map(len, images))
     columns = [
         np.vstack(
-            [pad_to_size(text, above, text.shape[1]), pad_to_size(image, below, image.shape[1])]
+            [
+                pad_to_size(text, text_height, text.shape[1]),
+                pad_to_size(image, image_height, image.shape[1]),
+            ]
         )
         for image, text in zip(images, texts, strict=True)
     ]
-    gap = pad_to_size(columns[0][:0, :0], above + below, GAP_PX)
+    gap = pad_to_size(columns[0][:0, :0], text_height + image_height, GAP_PX)
     row = np.hstack([part for column in columns for part in (gap, column)] + [gap])
     return pad_to_size(row, len(row) + GAP_PX, row.shape[1])
 
 
 def stack_vertically(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Picture:
-    """Pictures from top to bottom."""
+    """Pictures from top to bottom, aligned at the left."""
     width = max(image.shape[1] for image in images)
     return np.vstack([pad_to_size(image, len(image), width) for image in images])
 
 
 def pad_to_size(image: _AnyPicture, height: int, width: int) -> Picture:
-    """The picture at the upper left of a plain one."""
-    ground = np.full((height, width, 3), BACKGROUND_COLOR, np.uint8)
-    ground[: image.shape[0], : image.shape[1]] = image
-    return ground
+    """The picture in the upper left corner of a background of that size."""
+    padded = np.full((height, width, 3), BACKGROUND_COLOR, np.uint8)
+    padded[: image.shape[0], : image.shape[1]] = image
+    return padded
 
 
 def draw_inset(image: Picture, small: _AnyPicture) -> Picture:
-    """The picture with a small one over its lower right corner, of which black is transparent."""
+    """The picture with a small one, whose black is transparent, over its lower right corner."""
     result, (height, width) = image.copy(), small.shape[:2]
     corner = result[-height:, -width:]
     corner[:] = np.where(small.any(axis=2, keepdims=True), small, corner)
@@ -260,7 +260,7 @@ def draw_inset(image: Picture, small: _AnyPicture) -> Picture:
 
 @lru_cache(64)
 def _draw_text(text: str, width: int) -> Picture:
-    """Words on a plain strip of that width, as many lines high as they need."""
+    """Text on a strip of that width, as high as its lines need."""
     font = ImageFont.load_default(_FONT_SIZE_PX)
     lines = wrap_text(text, width)
     strip = Image.new("RGB", (width, _LINE_HEIGHT_PX * len(lines)), BACKGROUND_COLOR)
@@ -271,7 +271,7 @@ def _draw_text(text: str, width: int) -> Picture:
 
 
 def wrap_text(text: str, width: int) -> list[str]:
-    """The words in lines of at most `width` pixels; a word that is wider has a line of its own."""
+    """The text in lines of at most `width` pixels; a wider word has a line of its own."""
     font, lines = ImageFont.load_default(_FONT_SIZE_PX), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -283,7 +283,7 @@ def wrap_text(text: str, width: int) -> list[str]:
 
 
 def draw_notice(text: str, height: int, width: int) -> Picture:
-    """A panel that says in words why there is no picture."""
+    """A panel with a text that says why there is no picture."""
     words = _draw_text(text, max(1, width - 2 * GAP_PX))[:height]
     panel = pad_to_size(words[:0, :0], height, width)
     top = (height - len(words)) // 2

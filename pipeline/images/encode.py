@@ -1,9 +1,9 @@
-"""Pictures that move, as the bytes of one file: H.264 in mp4, VP9 in webm, animated gif and webp,
-and png for a single picture.
+"""Encodes frames as a file: H.264 in mp4, VP9 in webm, animated gif and webp, and png for a single
+picture.
 
-Equal frames give equal bytes with one set of library versions. No frames are held: mp4 and webm are
-written as they come; gif and webp, which need to know of all of them, keep them in a temporary file
-meanwhile. Of a webp what has been compressed is in memory.
+Equal frames give equal bytes with one set of library versions. Frames are not held in memory: mp4
+and webm are written as frames come; gif and webp need all frames first, and keep them in a
+temporary file. Only the compressed frames of a webp are in memory.
 """
 
 import io
@@ -26,21 +26,20 @@ from PIL.GifImagePlugin import getdata
 from pipeline.atomic_files import sync_folder
 
 TICKS_PER_SECOND = 90_000
-"""Ticks per second of a frame's time: whole numbers of ticks at 24, 25, 30 and 50 frames a second.
+"""The unit of presentation times: a frame lasts whole ticks at 24, 25, 30 and 50 frames a second.
 """
 _BT709_CODE, _LIMITED_RANGE_CODE = 1, 1
-"""Codes of the colour space in H.264, and of its range: grey from 16 to 235."""
+"""Codes of the color space in H.264, and of its range, where gray is 16 to 235."""
 _PALETTE_FRAMES = 16
-"""Frames, spread over a gif, from which its palette is made."""
-
+"""Frames, spread over a gif, from which its palette is computed."""
 _TEMPORARY_PREFIX = ".quiver-"
-"""How the names of temporary folders begin."""
+"""Prefix of the names of temporary folders."""
 
 _Picture = UInt8[np.ndarray, "height width 3"]
 
 
 class _Codec(NamedTuple):
-    """A kind of film: its container, its encoder and what that is told."""
+    """A container, an encoder and its options."""
 
     container: str
     name: str
@@ -64,14 +63,13 @@ DETERMINISTIC_OPTIONS = {
     "libx264": {"bf": "0", "threads": "1", "mbtree": "0"},
     "libvpx-vp9": {"threads": "4"},
 }
-"""What each encoder is told beside a film's options, so that equal frames give equal bytes and come
-in order: of x264 the macroblock tree reads memory that it never wrote; VP9's bits do not depend on
-its threads.
+"""Options of each encoder that make equal frames give equal bytes, in order: x264's macroblock tree
+reads memory that it never wrote; VP9's bits do not depend on its number of threads.
 """
 
 
 class TimedFrame(NamedTuple):
-    """A frame of a film, with its presentation time and its duration in ticks of CLOCK."""
+    """A frame with its presentation time and its duration in ticks (TICKS_PER_SECOND)."""
 
     image: _Picture
     pts: int
@@ -79,90 +77,84 @@ class TimedFrame(NamedTuple):
 
 
 def encode_animation(frames: Iterable[_Picture], fps: float, suffix: str) -> bytes:
-    """A file of the kind that `suffix` names (ENCODERS), shown at `fps` frames a second; gif and
-    webp repeat for ever.
+    """Encodes frames as a file of the kind that `suffix` names (a key of ENCODERS), shown at `fps`
+    frames a second; gif and webp repeat without end.
 
     An mp4 or webm of odd size repeats its last column or row. Raises ValueError for an unknown
-    suffix, for a rate that the kind of file cannot have, where there is no frame, frames differ in
-    size, or a png is asked of more than one.
+    suffix, for a rate that the kind of file cannot have, if there is no frame, if frames differ in
+    size, or if there are several frames for a png.
     """
     with tempfile.TemporaryDirectory(prefix="quiver-") as folder:
         return _write_into_folder(Path(folder), frames, fps, suffix).read_bytes()
 
 
 def write_animation(path: Path, frames: Iterable[_Picture], fps: float) -> int:
-    """Writes such a file, whole or not at all, over an older one; returns how many bytes. Raises as
-    `encode` does, and OSError naming `path`.
+    """Writes frames to `path`, the suffix of which names the kind of file, completely or not at
+    all; replaces an existing file. Returns the number of bytes.
+
+    Raises ValueError as `encode_animation` does, and OSError naming `path`.
     """
     with _temporary_folder_beside(path) as folder:
-        made = _write_into_folder(folder, frames, fps, path.suffix.lower())
-        with made.open("rb+") as file:
+        encoded = _write_into_folder(folder, frames, fps, path.suffix.lower())
+        with encoded.open("rb+") as file:
             os.fsync(file.fileno())
-        made.replace(path)
+        encoded.replace(path)
         sync_folder(path.absolute().parent)
         return path.stat().st_size
 
 
 def _write_into_folder(folder: Path, frames: Iterable[_Picture], fps: float, suffix: str) -> Path:
-    """Such a file in a folder."""
-    _check_suffix(suffix)
+    """Writes a file into a temporary folder, and returns its path."""
+    if suffix not in ENCODERS:
+        raise ValueError(f"suffix is {suffix!r}, expected one of {', '.join(ENCODERS)}")
     if not (isfinite(fps) and 0 < fps <= MAX_FPS[suffix]):
         raise ValueError(
             f"fps is {fps:g}, expected more than 0 and at most {MAX_FPS[suffix]} for {suffix}"
         )
-    made = folder / f"made{suffix}"
-    ENCODERS[suffix](made, _require_one_size(frames), fps)
-    return made
+    path = folder / f"made{suffix}"
+    ENCODERS[suffix](path, _require_one_size(frames), fps)
+    return path
 
 
 def write_pictures(folder: Path, frames: Iterable[_Picture]) -> int:
-    """Writes frame-0000.png and so on into a folder that is there whole or not at all; returns how
-    many bytes. Raises OSError where there are files in it.
+    """Writes frame-0000.png and so on into `folder`, which is created completely or not at all;
+    returns the number of bytes. Raises OSError if there are files in it.
     """
-    with _temporary_folder_beside(folder) as room:
-        made = room / "pictures"
-        made.mkdir()
+    with _temporary_folder_beside(folder) as temporary:
+        pictures = temporary / "pictures"
+        pictures.mkdir()
         for number, frame in enumerate(_require_one_size(frames)):
-            Image.fromarray(frame).save(made / f"frame-{number:04}.png", compress_level=3)
-        size = sum(path.stat().st_size for path in made.iterdir())
-        made.replace(folder)
+            Image.fromarray(frame).save(pictures / f"frame-{number:04}.png", compress_level=3)
+        size = sum(path.stat().st_size for path in pictures.iterdir())
+        pictures.replace(folder)
         return size
 
 
 @contextmanager
 def _temporary_folder_beside(path: Path) -> Iterator[Path]:
-    """A folder beside `path`, from which a file can be moved there, gone at the end. An OSError
-    from writing in it names `path`.
+    """A temporary folder beside `path`, from which a file can be moved there. An OSError of writing
+    into it names `path`.
     """
+    parent = path.absolute().parent
     try:
-        with tempfile.TemporaryDirectory(
-            prefix=_TEMPORARY_PREFIX, dir=path.absolute().parent
-        ) as folder:
+        with tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX, dir=parent) as folder:
             yield Path(folder)
     except OSError as error:
-        if error.errno is None or _TEMPORARY_PREFIX not in str(
-            error.filename or _TEMPORARY_PREFIX
-        ):  # of something else that was done meanwhile
+        name = str(error.filename or _TEMPORARY_PREFIX)
+        if error.errno is None or _TEMPORARY_PREFIX not in name:  # the frames' source failed
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
-def _check_suffix(suffix: str) -> None:
-    """Raises ValueError, naming the suffixes there are, unless `encode` knows this one."""
-    if suffix not in ENCODERS:
-        raise ValueError(f"suffix is {suffix!r}, expected one of {', '.join(ENCODERS)}")
-
-
 def _require_one_size(frames: Iterable[_Picture]) -> Iterator[_Picture]:
-    """The same frames. Raises ValueError at the first of another size than those before, or where
-    there is none.
-    """
+    """The same frames. Raises ValueError at a frame of another size, or if there is no frame."""
     shape = None
     for number, frame in enumerate(frames):
         shape = shape or frame.shape
         if frame.shape != shape:
             raise ValueError(
-                f"frame {number} is {frame.shape[1]}x{frame.shape[0]}, expected {shape[1]}x{shape[0]} as those before it"
+                f"frame {number} is {frame.shape[1]}x{frame.shape[0]},"
+                f" expected {shape[1]}x{shape[0]} as those before it"
             )
         yield frame
     if shape is None:
@@ -180,22 +172,26 @@ def _encode_film(path: Path, frames: Iterator[_Picture], fps: float, codec: _Cod
 
 
 def time_frames(frames: Iterable[_Picture], fps: float) -> Iterator[TimedFrame]:
-    """Each frame at its time, to the nearest tick."""
+    """Frames at a constant rate, each at its time rounded to the nearest tick."""
     for number, frame in enumerate(frames):
         begin, end = (round(i * TICKS_PER_SECOND / fps) for i in (number, number + 1))
         yield TimedFrame(frame, begin, end - begin)
 
 
 def pad_to_even(image: _Picture) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The picture with its last column or row twice where their number is odd: yuv420p has one
-    colour for 2 x 2 pixels.
+    """The picture with its last row or column repeated if their number is odd, because yuv420p has
+    one color for 2 x 2 pixels.
     """
     height, width = image.shape[:2]
-    return (
-        np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        if height % 2 or width % 2
-        else image
-    )
+    if height % 2 == 0 and width % 2 == 0:
+        return image
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def encoded_size(image: _Picture, suffix: str) -> tuple[int, int]:
+    """Width and height of frames like this one in a file of that kind: those of films are even."""
+    shown = pad_to_even(image) if suffix in (".mp4", ".webm") else image
+    return shown.shape[1], shown.shape[0]
 
 
 def write_h264(
@@ -208,9 +204,9 @@ def write_h264(
 ) -> None:
     """Writes an mp4 (`write_film`); `options` are x264's.
 
-    One thread, and no B-frames: presentation order is decoding order, and the file needs no edit
-    list. With the index at its beginning a browser shows the first frame before it has the last; at
-    its end it is written as it grows.
+    It has no B-frames, so presentation order is decoding order, and the file needs no edit list.
+    With the index first a browser can show the first frame before it has the last; with the index
+    last the file is written as it grows.
     """
     write_film(path, frames, X264._replace(options=options), rate=rate, index_first=index_first)
 
@@ -218,7 +214,7 @@ def write_h264(
 def encode_h264(
     frames: Iterable[TimedFrame], *, rate: Fraction | int, options: dict[str, str]
 ) -> bytes:
-    """Such an mp4, its index first."""
+    """The bytes of an mp4 whose index is first (`write_h264`)."""
     with tempfile.TemporaryDirectory(prefix="quiver-") as folder:
         path = Path(folder) / "film.mp4"
         write_h264(path, frames, rate=rate, options=options, index_first=True)
@@ -233,15 +229,11 @@ def write_film(
     rate: Fraction | int,
     index_first: bool,
 ) -> None:
-    """Writes frames of one even size, BT.709, as they come. The same bytes each time."""
+    """Writes frames of one even size in BT.709 as they come; the same bytes each time."""
     mp4 = {"movflags": "faststart"} if index_first else {}
-    webm = {"fflags": "bitexact"}  # else it has an identifier that is drawn by chance
-    with av.open(
-        os.path.abspath(path),
-        "w",
-        format=codec.container,
-        options=mp4 if codec.container == "mp4" else webm,
-    ) as file:
+    webm = {"fflags": "bitexact"}  # without it the file gets a random identifier
+    options = mp4 if codec.container == "mp4" else webm
+    with av.open(os.path.abspath(path), "w", format=codec.container, options=options) as file:
         stream = None
         for image, pts, duration in frames:
             stream = stream or _add_stream(file, image, rate, codec)
@@ -249,11 +241,8 @@ def write_film(
             frame = frame.reformat(
                 format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
             )
-            frame.pts, frame.duration, frame.time_base = (
-                pts,
-                duration,
-                Fraction(1, TICKS_PER_SECOND),
-            )
+            frame.pts, frame.duration = pts, duration
+            frame.time_base = Fraction(1, TICKS_PER_SECOND)
             file.mux(stream.encode(frame))
         if stream is not None:
             file.mux(stream.encode())
@@ -277,8 +266,8 @@ def _add_stream(file: Any, image: _Picture, rate: Fraction | int, codec: _Codec)
 
 
 class _SpooledFrames(Image.Image):
-    """Frames in a file as one picture of many frames, of which it holds the current one. Raises
-    OSError where they do not fit.
+    """Frames in a temporary file as one multi-frame picture, which holds only the current frame.
+    Raises OSError if the disk is full.
     """
 
     def __init__(self, path: Path, frames: Iterator[_Picture]):
@@ -295,69 +284,73 @@ class _SpooledFrames(Image.Image):
         return np.fromfile(self.path, np.uint8, size, offset=number * size).reshape(self.shape)
 
     def seek(self, frame: int) -> None:
-        shown = Image.fromarray(self.read_frame(frame))
-        self._mode, self._size, self.im, self.current = shown.mode, shown.size, shown.im, frame
+        image = Image.fromarray(self.read_frame(frame))
+        self._mode, self._size, self.im, self.current = image.mode, image.size, image.im, frame
 
     def tell(self) -> int:
         return self.current
 
 
 def _encode_gif(path: Path, frames: Iterator[_Picture], fps: float) -> None:
-    """One palette for all frames, so that what stands still does not flicker; times in hundredths
-    of a second.
+    """All frames have the same palette, so that what stands still does not flicker. Durations are
+    in hundredths of a second.
     """
-    kept = _SpooledFrames(path.with_name("frames"), frames)
-    some = [
-        kept.read_frame(i)
-        for i in np.linspace(0, kept.n_frames - 1, _PALETTE_FRAMES).astype(int).tolist()
-    ]
-    palette = Image.fromarray(np.concatenate(some)).quantize(
-        256, Image.Quantize.FASTOCTREE
-    )  # median cut drops colours that are rare
-    quantised = (
-        Image.fromarray(kept.read_frame(i)).quantize(
+    spooled = _SpooledFrames(path.with_name("frames"), frames)
+    numbers = np.linspace(0, spooled.n_frames - 1, _PALETTE_FRAMES).astype(int).tolist()
+    examples = np.concatenate([spooled.read_frame(number) for number in numbers])
+    # median cut would drop rare colors
+    palette = Image.fromarray(examples).quantize(256, Image.Quantize.FASTOCTREE)
+    quantized = (
+        Image.fromarray(spooled.read_frame(number)).quantize(
             palette=palette, dither=Image.Dither.FLOYDSTEINBERG
         )
-        for i in range(kept.n_frames)
+        for number in range(spooled.n_frames)
     )
+    durations = _frame_durations(spooled.n_frames, fps, 100)
     with path.open("xb") as file:
-        for part in _gif_chunks(
-            _changed_rectangles(quantised, _frame_durations(kept.n_frames, fps, 100))
-        ):
-            file.write(part)
+        for chunk in _gif_chunks(_changed_rectangles(quantized, durations)):
+            file.write(chunk)
 
 
-def _changed_rectangles(
-    images: Iterator[Image.Image], ticks: list[int]
-) -> Iterator[tuple[Image.Image, tuple[int, int], int]]:
-    """The first picture, and of each later one the rectangle that has changed; with its corner, and
-    how long it is shown. Equal ones are one.
+class _Patch(NamedTuple):
+    """A part of an animation's frame, which covers those before it."""
+
+    image: Image.Image
+    corner: tuple[int, int]
+    """Its left and top in the frame."""
+    duration: int
+    """How long it is shown before the next patch."""
+
+
+def _changed_rectangles(images: Iterator[Image.Image], durations: list[int]) -> Iterator[_Patch]:
+    """The first picture, and of each later one the rectangle that has changed. Equal pictures are
+    merged into one of their total duration.
     """
-    before = next(images)
-    waiting, corner, shown = before, (0, 0), ticks[0]
-    for image, more in zip(images, ticks[1:], strict=True):
-        box = ImageChops.subtract_modulo(image, before).getbbox()  # of numbers of colours
+    previous = next(images)
+    patch = _Patch(previous, (0, 0), durations[0])
+    for image, duration in zip(images, durations[1:], strict=True):
+        box = ImageChops.subtract_modulo(image, previous).getbbox()  # compares palette indices
         if box is None:
-            shown += more
+            patch = patch._replace(duration=patch.duration + duration)
             continue
-        yield waiting, corner, shown
-        before, waiting, corner, shown = image, image.crop(box), box[:2], more
-    yield waiting, corner, shown
+        yield patch
+        previous, patch = image, _Patch(image.crop(box), box[:2], duration)
+    yield patch
 
 
-def _gif_chunks(pictures: Iterable[tuple[Image.Image, tuple[int, int], int]]) -> Iterator[bytes]:
-    """A gif of pictures of one palette: Pillow's of the first, and the others in front of its last
-    byte, which says that it ends. Each stays till it is covered.
+def _gif_chunks(patches: Iterable[_Patch]) -> Iterator[bytes]:
+    """The bytes of a gif of patches of one palette: Pillow's gif of the first, with the others
+    before its last byte, the trailer. Each patch stays until it is covered.
     """
-    for number, (image, corner, ticks) in enumerate(pictures):
+    for number, (image, corner, duration) in enumerate(patches):
         if number:
-            yield b"".join(getdata(image, corner, duration=10 * ticks, disposal=1))
+            yield b"".join(getdata(image, corner, duration=10 * duration, disposal=1))
         else:
             buffer = io.BytesIO()
             image.save(
                 buffer,
                 "gif",
-                duration=10 * ticks,
+                duration=10 * duration,
                 loop=0,
                 optimize=False,
                 interlace=False,
@@ -368,26 +361,26 @@ def _gif_chunks(pictures: Iterable[tuple[Image.Image, tuple[int, int], int]]) ->
 
 
 def _encode_webp(path: Path, frames: Iterator[_Picture], fps: float) -> None:
-    kept = _SpooledFrames(path.with_name("frames"), frames)
-    kept.save(
+    spooled = _SpooledFrames(path.with_name("frames"), frames)
+    spooled.save(
         path,
         "webp",
         save_all=True,
-        duration=_frame_durations(kept.n_frames, fps, 1000),
+        duration=_frame_durations(spooled.n_frames, fps, 1000),
         loop=0,
         quality=85,
         method=3,
     )
 
 
-def _frame_durations(count: int, fps: float, clock: int) -> list[int]:
-    """How long each frame is shown, in whole ticks, such that rounding does not add up."""
-    return np.diff([round(i * clock / fps) for i in range(count + 1)]).tolist()
+def _frame_durations(count: int, fps: float, ticks_per_second: int) -> list[int]:
+    """Durations of frames in whole ticks, such that rounding errors do not add up."""
+    return np.diff([round(i * ticks_per_second / fps) for i in range(count + 1)]).tolist()
 
 
 def _encode_png(path: Path, frames: Iterator[_Picture], fps: float) -> None:  # noqa: ARG001 - a picture has no rate
-    image, more = next(frames), next(frames, None)
-    if more is not None:
+    image, second = next(frames), next(frames, None)
+    if second is not None:
         raise ValueError(
             "there are several frames, expected 1 for .png; .mp4, .webm, .gif and .webp move"
         )
@@ -401,8 +394,8 @@ ENCODERS: dict[str, Callable[[Path, Iterator[_Picture], float], None]] = {
     ".webp": _encode_webp,
     ".png": _encode_png,
 }
-"""What writes each kind of file, by its suffix; files beside it are its own."""
+"""The function that writes each kind of file, by its suffix. It may leave files beside its path."""
 MAX_FPS = {".mp4": 1000, ".webm": 1000, ".gif": 50, ".webp": 1000, ".png": 1000}
-"""Frames a second at most: browsers slow down a gif whose frames last less than two hundredths of a
-second.
+"""The highest frame rate of each kind of file. Browsers slow down a gif whose frames last less than
+two hundredths of a second.
 """

@@ -1,21 +1,20 @@
-"""TODO: what this file is."""
+"""Repair a dataset step by step; jobs/repair.py decides the order and reports each step.
+
+A damaged shard is moved aside, built again, and deleted once the new one has the same bytes. A
+damaged histogram is counted again. Files that do not belong to the dataset are moved aside.
+"""
 
 import hashlib
 import os
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset import finalize as derived
 from pipeline.dataset import histogram
-from pipeline.dataset.folder import (
-    REMOVED_FOLDER,
-    DamagedShard,
-    Dataset,
-)
+from pipeline.dataset.folder import REMOVED_FOLDER, DamagedShard, Dataset
 from pipeline.dataset.rounds import EarlierFates
 from pipeline.dataset.shards import scan_samples
 from schemas.outcome import is_environmental
@@ -24,34 +23,36 @@ from schemas.seal import open_seal
 from schemas.shard_record import ShardRecord
 
 RowsByShard = dict[str, list[PlanRow]]
-"""Rows of the plan by shard."""
+"""The rows of the plan of some shards."""
 
 
 def rows_to_rebuild(dataset: Dataset, names: set[str]) -> RowsByShard:
-    """The rows of these shards, as they are to be built: what failed for a reason that may be the
-    machine's is as it was.
+    """Returns the rows of these shards as they are to be built. Windows that failed for an
+    environmental reason keep their failure: only quiver retry tries them again.
     """
-    shards = groupby(dataset.stream_plan(), key=lambda row: row.shard)
-    settled = EarlierFates(dataset.rounds())
-    asked = ((shard, settled.add_fates(rows)) for shard, rows in shards if shard in names)
-    return {shard: mark_settled(dataset, shard, rows) for shard, rows in asked}
+    fates = EarlierFates(dataset.rounds())
+    return {
+        shard: keep_failures(dataset, shard, fates.add_fates(rows))
+        for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row.shard)
+        if shard in names
+    }
 
 
-def mark_settled(dataset: Dataset, shard: str, rows: list[PlanRow]) -> list[PlanRow]:
-    """The rows, those that failed so by the shard's record, if it can be read, `settled`: quiver
-    retry tries these again.
+def keep_failures(dataset: Dataset, shard: str, rows: list[PlanRow]) -> list[PlanRow]:
+    """Settles the rows of windows that failed for an environmental reason by the shard's record, if
+    it can be read.
     """
     try:
         recorded = dataset.read_record(shard).rows
-        failed = {row.key: row for row in recorded if is_environmental(row.outcome, row.reason)}
     except OSError:
         return rows
+    failed = {row.key: row for row in recorded if is_environmental(row.outcome, row.reason)}
     return [replace(row, settled=failed.get(row.window().key, row.settled)) for row in rows]
 
 
 def move_aside(dataset: Dataset, path: str) -> Path:
-    """Moves a file or folder to REMOVED, under a name that is free there; returns where it is.
-    Raises FolderInUse after a take-over.
+    """Moves a file or folder of the dataset to REMOVED_FOLDER, under a name that is free there, and
+    returns its new path. Raises FolderInUse after a take-over.
     """
     dataset.check_not_taken_over()
     goal = dataset.root / REMOVED_FOLDER / path
@@ -62,8 +63,8 @@ def move_aside(dataset: Dataset, path: str) -> Path:
 
 
 def rebuild_histogram(dataset: Dataset, shard: str) -> None:
-    """Writes a shard's histogram again, from its samples. Raises DamagedShard where they are not
-    those of the record, FolderInUse after a take-over.
+    """Counts a shard's histogram again from its samples and writes it. Raises DamagedShard if it is
+    not the one of the record, FolderInUse after a take-over.
     """
     record = dataset.read_record(shard)
     counts = np.zeros((dataset.contract().config["frequencies"], 2, histogram.BINS), np.int64)
@@ -81,48 +82,33 @@ def rebuild_histogram(dataset: Dataset, shard: str) -> None:
 
 
 def move_shard_aside(dataset: Dataset, shard: str) -> list[Path]:
-    """Moves a shard's files to REMOVED, the record first: without it, the others are what a run
-    that was stopped leaves behind.
+    """Moves a shard's files to REMOVED_FOLDER and returns their new paths. The record goes first:
+    without it, the others are like those of a stopped run.
 
-    They are deleted when the shard has been built to the same bytes, and not before: a sound tar
+    The caller deletes them once the shard is built to the same bytes, and not before: a sound tar
     may be among them.
     """
-    paths = [
-        path
-        for path in (
-            dataset.record_path(shard),
-            dataset.tar_path(shard),
-            dataset.histogram_path(shard),
-        )
-        if path.exists()
+    paths = (dataset.record_path(shard), dataset.tar_path(shard), dataset.histogram_path(shard))
+    return [
+        move_aside(dataset, str(path.relative_to(dataset.root))) for path in paths if path.exists()
     ]
-    return [move_aside(dataset, str(path.relative_to(dataset.root))) for path in paths]
 
 
 def original_tar_digests(dataset: Dataset, shards: RowsByShard) -> dict[str, str | None]:
-    """The digest of each shard's tar when it was written, None for one without; of those of which
-    it is known.
+    """Returns the digest of each shard's tar as it was first written, None for a shard without a
+    tar. Records take precedence over the index; shards of which neither can be read are left out.
     """
     try:
-        written = open_seal(dataset.index.read_bytes(), indent=1)["shards"]
-        index = {shard: entry["tar"] for shard, entry in written.items() if shard in shards}
+        indexed = open_seal(dataset.index.read_bytes(), indent=1)["shards"]
+        digests = {shard: entry["tar"] for shard, entry in indexed.items() if shard in shards}
     except (AttributeError, KeyError, TypeError, ValueError, OSError):
-        index = {}
-    return index | dict(_recorded_tar_digests(dataset, shards))
-
-
-def _recorded_tar_digests(
-    dataset: Dataset, shards: RowsByShard
-) -> Iterator[tuple[str, str | None]]:
-    """The same of the records that can be read and are of this run."""
+        digests = {}
     for shard in filter(dataset.is_committed, shards):
-        try:
-            record = dataset.read_record(shard)
-        except OSError:
-            continue
-        if record.shard == shard and record.run == derived.run_digest(dataset):
-            yield shard, tar_digest(record)
+        with suppress(OSError):
+            digests[shard] = tar_digest(dataset.read_record(shard))
+    return digests
 
 
 def tar_digest(record: ShardRecord) -> str | None:
+    """Returns the sha256 of the record's tar, None if it has no tar."""
     return record.tar and record.tar.sha256

@@ -1,4 +1,7 @@
-"""TODO: what this file is."""
+"""Tell how far a dataset is from its records and its progress log, without reading a shard.
+
+This works while a run is writing to the folder.
+"""
 
 import hashlib
 import json
@@ -17,45 +20,46 @@ from pipeline.dataset.finalize import (
     check_record_rows,
     index_entry,
     make_shard_rows,
-    run_digest,
 )
 from pipeline.dataset.folder import DamagedShard, Dataset
 from pipeline.dataset.open import DatasetView
 from pipeline.dataset.rounds import SupersededRows
 from pipeline.dataset.scales import check_matches_shards
 from pipeline.dataset.views import list_views
-from schemas import statistics
 from schemas.records import IndexEntry, PlanRow
+from schemas.statistics import decode_statistics
 
 _SAME_RUN_TOLERANCE_S = 2.0
-"""Lines of the progress log are of one run where it began at the same time to within this."""
+"""Lines of the progress log belong to one run if their start times differ by less than this."""
 
 
 class _StatusCounter(SummaryCounter):
-    """What the committed records say, and what the plan says is left."""
+    """Counts of the committed records, and of what the plan has left to build."""
 
     def __init__(self, superseded: SupersededRows) -> None:
         super().__init__()
         self.superseded = superseded
-        self.planned, self.damaged = {"shards": 0, "windows": 0}, []
-        self.index: dict[str, IndexEntry] = {}
+        self.planned = {"shards": 0, "windows": 0}
         self.left = {"shards": 0, "windows": 0}
+        self.damaged: list[str | None] = []
+        """Shards whose record is damaged."""
+        self.index: dict[str, IndexEntry] = {}
 
     def add_shard(self, dataset: Dataset, shard: str | None, rows: list[PlanRow]) -> None:
-        """One shard of the plan, or the clips that gave no window."""
+        """Adds a shard of the plan, or the clips that gave no window."""
+        is_committed = shard is not None and dataset.is_committed(shard)
+        record = None
         try:
-            record = dataset.read_record(shard) if shard and dataset.is_committed(shard) else None
-            if record:
-                check_record_rows(dataset.record_path(record.shard), rows, record)
+            if shard and is_committed:
+                record = dataset.read_record(shard)
+                check_record_rows(dataset.record_path(shard), rows, record)
         except DamagedShard:
             record = None
             self.damaged.append(shard)
-        for counts, there in (
-            (self.planned, shard),
-            (self.left, shard and not dataset.is_committed(shard)),
-        ):
-            counts["shards"] += bool(there)
-            counts["windows"] += sum(row not in self.superseded for row in rows) if there else 0
+        if shard:
+            for counts in (self.planned,) if is_committed else (self.planned, self.left):
+                counts["shards"] += 1
+                counts["windows"] += sum(row not in self.superseded for row in rows)
         if record or not shard:
             part = make_shard_rows(shard, rows, record, self.superseded)
             self.add(part)
@@ -64,62 +68,58 @@ class _StatusCounter(SummaryCounter):
 
 
 def read_status(dataset: Dataset) -> dict[str, Any]:
-    """All that is known without reading a shard.
+    """Returns the status of a dataset as JSON.
 
-    Raises ValueError where there is no data set, DamagedPlan where its plan is not the one of
-    run.json.
+    Raises ValueError if there is no dataset, DamagedPlan if the plan or a round is damaged.
     """
     dataset.check_plan()
-    counted, running, last = (
-        _StatusCounter(SupersededRows(dataset.rounds())),
-        dataset.is_locked(),
-        dataset.run_lock.owner(),
-    )
+    counter = _StatusCounter(SupersededRows(dataset.rounds()))
+    running, owner = dataset.is_locked(), dataset.run_lock.owner()
     for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row.shard):
-        counted.add_shard(dataset, shard, list(rows))
-    summary, speed = counted.summary(), _read_windows_per_second(dataset)
-    missing, old = (
-        ([], [])
-        if counted.left["shards"] or counted.damaged
-        else _find_stale_files(dataset, counted, summary)
-    )
-    seconds_left = counted.left["windows"] / speed if speed else None
+        counter.add_shard(dataset, shard, list(rows))
+    summary, speed = counter.summary(), _read_windows_per_second(dataset)
+    missing, out_of_date = [], []
+    if not counter.left["shards"] and not counter.damaged:
+        missing, out_of_date = _find_stale_files(dataset, counter, summary)
+    seconds_left = counter.left["windows"] / speed if speed else None
     return dict(
         dataset=str(dataset.root),
         running=running,
-        last_run=last and last._asdict(),
-        planned=counted.planned,
-        left=counted.left,
-        damaged_records=counted.damaged,
+        last_run=owner and owner._asdict(),
+        planned=counter.planned,
+        left=counter.left,
+        damaged_records=counter.damaged,
         **summary,
         windows_per_second=speed,
-        seconds_left=seconds_left if counted.left["windows"] else 0.0,
+        seconds_left=seconds_left if counter.left["windows"] else 0.0,
         derived_missing=missing,
-        derived_out_of_date=old,
+        derived_out_of_date=out_of_date,
         views=list_views(dataset),
     )
 
 
 def _read_windows_per_second(dataset: Dataset) -> float | None:
-    """Windows a second of the last run, from its first moment to its last commit; None where
-    nothing was committed.
+    """Returns the speed of the last run, from its start to its last commit; None if the progress
+    log is empty.
     """
     entries = list(_read_progress_log(dataset.progress))
     if not entries:
         return None
-    began = entries[-1]["at"] - entries[-1]["elapsed_s"]
-    mine = list(
-        takewhile(
-            lambda entry: abs(entry["at"] - entry["elapsed_s"] - began) < _SAME_RUN_TOLERANCE_S,
-            reversed(entries),
-        )
+    last = entries[-1]
+    start = last["at"] - last["elapsed_s"]
+
+    def is_same_run(entry: dict[str, float]) -> bool:
+        return abs(entry["at"] - entry["elapsed_s"] - start) < _SAME_RUN_TOLERANCE_S
+
+    windows = sum(
+        entry["kept"] + entry["rejected"] + entry["quarantined"]
+        for entry in takewhile(is_same_run, reversed(entries))
     )
-    windows = sum(entry["kept"] + entry["rejected"] + entry["quarantined"] for entry in mine)
-    return windows / entries[-1]["elapsed_s"] if entries[-1]["elapsed_s"] > 0 else None
+    return windows / last["elapsed_s"] if last["elapsed_s"] > 0 else None
 
 
-def _read_progress_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of the progress log; one that was torn when a run was stopped is passed over."""
+def _read_progress_log(path: Path) -> Iterator[dict[str, float]]:
+    """Yields the lines of the progress log; incomplete ones, of a stopped run, are skipped."""
     numbers = ("kept", "rejected", "quarantined", "elapsed_s", "at")
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
@@ -130,20 +130,20 @@ def _read_progress_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _find_stale_files(
-    dataset: Dataset, counted: _StatusCounter, summary: dict[str, Any]
+    dataset: Dataset, counter: _StatusCounter, summary: dict[str, Any]
 ) -> tuple[list[str], list[str]]:
-    """Derived files that are not there, and those that are seen to be of other records, of a
-    finished data set.
+    """Returns the derived files of a finished dataset that are missing, and those that are out of
+    date, as far as this is visible without building them again.
     """
-    training = any(entry.has_training_windows() for entry in counted.index.values())
+    has_training_windows = any(entry.has_training_windows() for entry in counter.index.values())
     checks: dict[str, Callable[[], bool]] = {
         "manifest.parquet": lambda: (
-            pq.ParquetFile(dataset.manifest).metadata.num_rows == sum(counted.outcomes.values())
+            pq.ParquetFile(dataset.manifest).metadata.num_rows == sum(counter.outcomes.values())
         ),
         "index.json": lambda: (
             {
-                "run": run_digest(dataset),
-                "shards": {shard: asdict(entry) for shard, entry in counted.index.items()},
+                "run": dataset.run_digest(),
+                "shards": {shard: asdict(entry) for shard, entry in counter.index.items()},
             }.items()
             <= json.loads(dataset.index.read_bytes()).items()
         ),
@@ -158,16 +158,15 @@ def _find_stale_files(
     needed = [
         name
         for name in DERIVED_FILES
-        if training or name not in ("histogram.safetensors", "statistics.json")
+        if has_training_windows or name not in ("histogram.safetensors", "statistics.json")
     ]
     missing = [name for name in needed if not (dataset.root / name).exists()]
-    return missing, [
-        name for name in needed if name not in missing and not _is_intact(checks[name])
-    ]
+    present = [name for name in needed if name not in missing]
+    return missing, [name for name in present if not _is_intact(checks[name])]
 
 
 def _is_intact(check: Callable[[], bool]) -> bool:
-    """Whether a file is there, can be read, and is what it should be."""
+    """Returns the result of a check; False if the file cannot be read."""
     try:
         return check()
     except (
@@ -183,12 +182,9 @@ def _is_intact(check: Callable[[], bool]) -> bool:
 
 
 def _statistics_match(dataset: Dataset) -> bool:
-    """Whether the statistics are of the training shards that are there. Raises ValueError where
-    they are not.
-    """
-    check_matches_shards(
-        statistics.decode_statistics(dataset.statistics.read_bytes()), [DatasetView(dataset)]
-    )
+    """Returns True if the statistics are those of the training shards. Raises ValueError if not."""
+    statistics = decode_statistics(dataset.statistics.read_bytes())
+    check_matches_shards(statistics, [DatasetView(dataset)])
     return True
 
 

@@ -1,13 +1,14 @@
-"""Is a data set what its records say? Names every fault, where it lies, and what puts it right.
+"""Verify that a dataset is what its records say: name every fault, its file, and its remedy.
 
-    check_contract   run.json and the plan: without them nothing else can be judged
-    check_one        one shard: its record, every sample of its tar, its histogram counted again,
-                     all in one pass
-    strangers        files that no plan names, and temporary ones
-    check_derived    the derived files, built again elsewhere and compared; then check_views those
-                     of the views
+    _check_contract     run.json and the plan, without which nothing else can be judged
+    _check_rounds       the rounds of `quiver retry`
+    _check_shard        one shard: its record, every sample of its tar, and its histogram, which is
+                        counted again in the same pass
+    _unexpected_files   files that do not belong to the plan, and temporary files
+    _check_derived      the derived files, which are built again elsewhere and compared; the same
+                        for those of the views (_check_views)
 
-A shard without a record is not a fault but work that is left, until the data set was finished once.
+A shard without a record is no fault but work that is left, until the dataset is finished once.
 """
 
 import filecmp
@@ -26,7 +27,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from pipeline.atomic_files import TEMPORARY_NAME
-from pipeline.dataset import finalize, histogram, views
+from pipeline.dataset import histogram, views
+from pipeline.dataset.finalize import DERIVED_FILES, ROW_GROUP, finalize
 from pipeline.dataset.folder import (
     NEW_FOLDER_ADVICE,
     REMOVED_FOLDER,
@@ -49,7 +51,7 @@ _CHECKED_COLUMNS = ("key", "split", "start_frame", "start_time_s")
 
 
 class Remedy(StrEnum):
-    """What puts a fault right."""
+    """What repairs a fault."""
 
     NEW_FOLDER = "extract again into a new folder"
     PUT_BACK = "put the file back from a copy"
@@ -62,9 +64,12 @@ class Remedy(StrEnum):
 
 
 class Fault(NamedTuple):
+    """Something that is wrong with a file."""
+
     path: str
-    """Within the data set's folder."""
+    """The path of the file within the dataset's folder."""
     what: str
+    """What is wrong, to be read after the path."""
     remedy: Remedy
     shard: str | None = None
 
@@ -73,89 +78,83 @@ class Fault(NamedTuple):
 
 
 class VerifyReport(NamedTuple):
-    """What was found."""
+    """The result of `verify`."""
 
     faults: list[Fault]
     shards: int = 0
-    """Of the plan."""
+    """Shards of the plan."""
     unbuilt: list[str] = []  # noqa: RUF012 - never changed
     """Shards that are not built yet."""
     compared: bool = False
-    """Whether the derived files were built again and compared."""
+    """Whether the derived files were compared."""
 
 
 class PlannedShard(NamedTuple):
-    """A shard to check, in whatever process."""
+    """A shard to check, in any process."""
 
     root: str
     shard: str
     rows: list[PlanRow]
-    """Of the plan, in order."""
+    """Its rows of the plan, in order."""
 
 
 ShardMap = Callable[
     [Callable[[PlannedShard], list[Fault]], Sequence[PlannedShard]], Iterable[list[Fault]]
 ]
-"""Applies a function to each item, in whatever order and process."""
+"""Applies a function to each item, in any order and process."""
 
 
-def verify(dataset: Dataset, each: ShardMap = map, alone: bool = True) -> VerifyReport:
-    """Reads every file once; memory holds the plan's names and one sample. Not `alone`: a
-    run is writing to the folder, whose files in the making are no faults.
+def verify(dataset: Dataset, map_shards: ShardMap = map, alone: bool = True) -> VerifyReport:
+    """Reads every file of a dataset once, with the names of the plan and one sample in memory.
 
-    Raises ValueError where the folder holds no data set.
+    alone: no run is writing to the folder, so that temporary files are faults. Raises ValueError
+    if the folder holds no dataset.
     """
     check_is_dataset(dataset)
-    if faults := _check_contract(dataset):
-        return VerifyReport(faults)
-    if faults := _check_rounds(dataset):
+    if faults := _check_contract(dataset) or _check_rounds(dataset):
         return VerifyReport(faults)
     planned = list(_iter_planned_shards(dataset))
-    left = [item.shard for item in planned if not dataset.is_committed(item.shard)]
-    finished = any((dataset.root / name).exists() for name in finalize.DERIVED_FILES)
-    known = _finished_shards(dataset, planned) if finished and alone else set()
-    lost = [shard for shard in left if shard in known]
-    faults = [
-        Fault(
-            f"records/{shard}.json", "is gone, and the data set was finished", Remedy.REBUILD, shard
-        )
-        for shard in lost
-    ]
-    unbuilt = set(left)
-    committed = [item for item in planned if item.shard not in unbuilt]
-    faults += sorted(
-        (fault for found in each(_check_shard, committed) for fault in found),
-        key=lambda fault: fault.path,
-    )
+    unbuilt = [item.shard for item in planned if not dataset.is_committed(item.shard)]
+    is_finished = any((dataset.root / name).exists() for name in DERIVED_FILES)
+    finished = _finished_shards(dataset, planned) if is_finished and alone else set()
+    lost = [shard for shard in unbuilt if shard in finished]
+    problem = "is gone, and the dataset was finished"
+    faults = [Fault(f"records/{shard}.json", problem, Remedy.REBUILD, shard) for shard in lost]
+    committed = [item for item in planned if dataset.is_committed(item.shard)]
+    shard_faults = [fault for found in map_shards(_check_shard, committed) for fault in found]
+    faults += sorted(shard_faults, key=lambda fault: fault.path)
     faults += _unexpected_files(
-        dataset, [item.shard for item in planned], temporary=alone and (finished or not left)
+        dataset,
+        [item.shard for item in planned],
+        check_temporary=alone and (is_finished or not unbuilt),
     )
-    sound = alone and not left and not any(fault.path.startswith("records/") for fault in faults)
-    compared = _check_derived(dataset, known=bool(faults)) if sound else None
+    derived_faults = None
+    if alone and not unbuilt and not any(f.path.startswith("records/") for f in faults):
+        derived_faults = _check_derived(dataset, has_faults=bool(faults))
     return VerifyReport(
-        faults + (compared or []),
+        faults + (derived_faults or []),
         len(planned),
-        [shard for shard in left if shard not in lost],
-        compared is not None,
+        [shard for shard in unbuilt if shard not in lost],
+        derived_faults is not None,
     )
 
 
 def _finished_shards(dataset: Dataset, planned: Sequence[PlannedShard]) -> set[str]:
-    """The shards with which the data set was finished: those of a round that is not finished yet
-    are only left to build.
+    """Returns the shards with which the dataset was finished. Those of a round that is not finished
+    yet are only left to build.
     """
-    later = {row.shard for one in dataset.rounds() for row in one.rows if row.key}
+    retried = {row.shard for retry in dataset.rounds() for row in retry.rows if row.key}
     try:
-        named = set(json.loads(dataset.index.read_bytes())["shards"])
+        indexed = set(json.loads(dataset.index.read_bytes())["shards"])
     except (KeyError, TypeError, ValueError, OSError, RecursionError):
-        named = set()
-    return {item.shard for item in planned if item.shard not in later or item.shard in named}
+        indexed = set()
+    return {item.shard for item in planned if item.shard not in retried or item.shard in indexed}
 
 
 def _check_rounds(dataset: Dataset) -> list[Fault]:
-    """The first round that is missing or damaged. If it is damaged, all that belongs to it and to
-    those after it, its own file last: put aside in this order, whatever stops that, these leave
-    what was before them.
+    """Returns the first round that is missing or damaged. If it is damaged, all files that follow
+    from it are faults too, its own file last: moved aside in this order, they leave a sound dataset
+    of the earlier rounds, whatever stops that.
     """
     try:
         read_rounds(dataset.retries, dataset.run_digest(), dataset.newest_round_number())
@@ -163,62 +162,57 @@ def _check_rounds(dataset: Dataset) -> list[Fault]:
         name = f"retries/{error.name}"
         if error.is_missing:
             return [Fault(name, f"{error.problem}: {RESTORE_ADVICE}", Remedy.PUT_BACK)]
-        words = "quiver retry tries again what it held"
-        moved = [Fault(name, f"{error.problem}: {words}", Remedy.MOVE)]
         follows = f"follows {error.name}, which {error.problem}"
-        moved += [Fault(path, follows, Remedy.MOVE) for path in _later_files(dataset, error.name)]
-        return moved[::-1]
+        faults = [Fault(path, follows, Remedy.MOVE) for path in _later_files(dataset, error.name)]
+        problem = f"{error.problem}: quiver retry tries again what it held"
+        return [*reversed(faults), Fault(name, problem, Remedy.MOVE)]
     return []
 
 
 def _later_files(dataset: Dataset, name: str) -> list[str]:
-    """The files that follow from a round's file of that name: those of later rounds, the index that
-    counts their shards, and these shards, records last.
+    """Returns the files that follow from the round's file of that name: those of later rounds, the
+    index that counts their shards, and these shards, records last.
     """
     first = round_number(name) or 1
-    folders = [dataset.retries, dataset.histograms, dataset.shards, dataset.records]
-    files = {folder: sorted(folder.iterdir()) if folder.is_dir() else [] for folder in folders}
-    later = [path for path in files[dataset.retries] if (round_number(path.name) or 0) > first]
-    later += (
-        [dataset.index] if dataset.index.exists() and dataset.newest_round_number() >= first else []
-    )
-    for folder in folders[1:]:
-        later += [path for path in files[folder] if round_of_shard(path.stem) >= first]
+    later = [p for p in _files(dataset.retries) if (round_number(p.name) or 0) > first]
+    if dataset.index.exists() and dataset.newest_round_number() >= first:
+        later.append(dataset.index)
+    for folder in (dataset.histograms, dataset.shards, dataset.records):
+        later += [path for path in _files(folder) if round_of_shard(path.stem) >= first]
     return [_relative_path(dataset, path) for path in later]
 
 
+def _files(folder: Path) -> list[Path]:
+    """Returns what a folder holds, sorted; nothing if it is missing."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
 def check_is_dataset(dataset: Dataset) -> None:
-    """Raises ValueError where there is no sign of a data set."""
+    """Raises ValueError if the folder holds none of a dataset's files."""
     if not (dataset.run_json.exists() or dataset.plan.exists() or dataset.records.is_dir()):
         dataset.contract()
 
 
 def _check_contract(dataset: Dataset) -> list[Fault]:
-    """What is wrong with run.json, or else with the plan."""
+    """Returns what is wrong with run.json, or else with the plan."""
     try:
         dataset.contract()
     except (ValueError, OSError) as error:
         return [Fault("run.json", f"{error}; {NEW_FOLDER_ADVICE}", Remedy.NEW_FOLDER)]
     runs = {record.run for record in _iter_readable_records(dataset)}
-    if runs and finalize.run_digest(dataset) not in runs:
-        return [
-            Fault(
-                "run.json",
-                f"is not the one with which the shards were built: {NEW_FOLDER_ADVICE}",
-                Remedy.NEW_FOLDER,
-            )
-        ]
+    if runs and dataset.run_digest() not in runs:
+        problem = f"is not the one with which the shards were built: {NEW_FOLDER_ADVICE}"
+        return [Fault("run.json", problem, Remedy.NEW_FOLDER)]
     try:
         dataset.check_plan()
     except DamagedPlan as error:
-        return [
-            Fault("plan.parquet", str(error).removeprefix(f"{dataset.plan} "), Remedy.NEW_FOLDER)
-        ]
+        problem = str(error).removeprefix(f"{dataset.plan} ")
+        return [Fault("plan.parquet", problem, Remedy.NEW_FOLDER)]
     return []
 
 
 def _iter_readable_records(dataset: Dataset) -> Iterator[ShardRecord]:
-    """The records that are what was written, whatever run they are of, in no order."""
+    """Yields the intact records of any run, in no order."""
     for path in dataset.records.glob("*.json"):
         try:
             yield ShardRecord.load(path.read_bytes())
@@ -227,50 +221,43 @@ def _iter_readable_records(dataset: Dataset) -> Iterator[ShardRecord]:
 
 
 def _iter_planned_shards(dataset: Dataset) -> Iterator[PlannedShard]:
-    """Every shard of the plan."""
+    """Yields every shard of the plan."""
     for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row.shard):
         if shard:
             yield PlannedShard(str(dataset.root), shard, list(rows))
 
 
 def _check_shard(planned: PlannedShard) -> list[Fault]:
-    """Every fault of one committed shard."""
+    """Returns every fault of one committed shard."""
     dataset, shard = Dataset(planned.root), planned.shard
     contract = dataset.contract()
+    record_name, tar_name = f"records/{shard}.json", f"shards/{shard}.tar"
     try:
         record = ShardRecord.load(dataset.record_path(shard).read_bytes())
-        _check_record(record, planned, finalize.run_digest(dataset))
+        _check_record(record, planned, dataset.run_digest())
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        return [Fault(f"records/{shard}.json", str(error), Remedy.REBUILD, shard)]
+        return [Fault(record_name, str(error), Remedy.REBUILD, shard)]
     except OSError as error:
-        return [
-            Fault(
-                f"records/{shard}.json", f"cannot be read: {error.strerror}", Remedy.REBUILD, shard
-            )
-        ]
+        return [Fault(record_name, f"cannot be read: {error.strerror}", Remedy.REBUILD, shard)]
     if record.tar is None and dataset.tar_path(shard).exists():
-        return [
-            Fault(f"shards/{shard}.tar", "its record names no tar: no window was kept", Remedy.MOVE)
-        ]
+        return [Fault(tar_name, "its record names no tar: no window was kept", Remedy.MOVE)]
     counts = np.zeros((contract.config["frequencies"], 2, histogram.BINS), np.int64)
-    faults = [
-        Fault(f"shards/{shard}.tar", what, Remedy.REBUILD, shard)
-        for what in _check_tar(planned, record, contract, counts)
-    ]
-    return faults + list(_check_histogram(dataset, shard, record, None if faults else counts))
+    problems = _check_tar(planned, record, contract, counts)
+    faults = [Fault(tar_name, problem, Remedy.REBUILD, shard) for problem in problems]
+    return faults + list(_check_histogram(dataset, shard, record, None if problems else counts))
 
 
 def _check_record(record: ShardRecord, planned: PlannedShard, run: str) -> None:
-    """Raises ValueError unless the record is of this run and this shard and holds just the plan's
-    windows.
+    """Raises ValueError unless the record is of this run and this shard, and holds exactly the
+    planned windows.
     """
     record.check_owner(planned.shard, run)
     if [row.key for row in record.rows] != [row.key for row in planned.rows]:
         raise ValueError("does not hold the windows of the plan, in its order")
     kept = record.kept_members()
-    places = [members.get(column) for members in kept.values() for column in MEMBER_COLUMNS]
+    values = [members.get(column) for members in kept.values() for column in MEMBER_COLUMNS]
     if bool(kept) != bool(record.tar) or not all(
-        isinstance(place, int) and place >= 0 for place in places
+        isinstance(value, int) and value >= 0 for value in values
     ):
         raise ValueError("keeps windows and does not say where they are, and what their bytes are")
 
@@ -281,121 +268,104 @@ def _check_tar(
     contract: RunContract,
     counts: Int64[np.ndarray, "freq 2 bins"],
 ) -> list[str]:
-    """What is wrong with the shard's tar; its samples are counted in `counts`."""
-    expected, digest, faults = record.tar, hashlib.sha256(), []
-    if expected is None:
+    """Returns what is wrong with the shard's tar, and adds its sound samples to `counts`."""
+    if record.tar is None:
         return []
-    rows = {row.key: row for row in planned.rows}
+    rows, digest, problems = {row.key: row for row in planned.rows}, hashlib.sha256(), []
     try:
         with open(Dataset(planned.root).tar_path(planned.shard), "rb") as file:
-            for key, sample, found in scan_samples(file, record.kept_members(), digest):
-                faults += found
-                if sample is not None:
-                    faults += _check_and_count_sample(rows[key], sample, contract, counts)
-            faults += scan_end(file, digest)
+            for key, sample, sample_faults in scan_samples(file, record.kept_members(), digest):
+                problems += sample_faults
+                if sample is None:
+                    continue
+                if metadata_faults := _check_metadata(rows[key], sample, contract):
+                    problems += metadata_faults
+                else:
+                    histogram.add_sample(sample.spectrum, counts)
+            problems += scan_end(file, digest)
     except FileNotFoundError:
         return ["is gone"]
     except OSError as error:
-        return [*faults, f"cannot be read: {error.strerror}"]
-    same = digest.hexdigest() == expected.sha256
-    return faults or (
-        [] if same else [f"has sha256 {digest.hexdigest()}, expected {expected.sha256}"]
-    )
+        return [*problems, f"cannot be read: {error.strerror}"]
+    if not problems and digest.hexdigest() != record.tar.sha256:
+        return [f"has sha256 {digest.hexdigest()}, expected {record.tar.sha256}"]
+    return problems
 
 
-def _check_and_count_sample(
-    row: PlanRow,
-    sample: Sample,
-    contract: RunContract,
-    counts: Int64[np.ndarray, "freq 2 bins"],
-) -> list[str]:
-    """Adds a sample to the counts, unless it is not what the plan and the run say, and then where."""
-    faults = _check_meta(row, sample, contract)
-    if not faults:
-        histogram.add_sample(sample.spectrum, counts)
-    return faults
-
-
-def _check_meta(row: PlanRow, sample: Sample, contract: RunContract) -> list[str]:
-    """Where a sample says something else of itself than the plan and the run do."""
-    (width, height), config = contract.config["size"], contract.config
-    said, found = sample.meta, sample.spectrum.shape
-    expected = {name: getattr(row, name) for name in _CHECKED_COLUMNS} | {
-        "clip": row.clip_id,
-        "size": [width, height],
-    }
-    shape = (config["frequencies"], 4, height, width)
-    words = [
-        f"{name} {said.get(name)!r}, expected {value!r}"
+def _check_metadata(row: PlanRow, sample: Sample, contract: RunContract) -> list[str]:
+    """Returns each difference between the metadata and shape of a sample, and the plan and run."""
+    (width, height), frequencies = contract.config["size"], contract.config["frequencies"]
+    clip = sample.meta.get("clip")
+    metadata = sample.meta | {"clip": clip.get("clip_id") if isinstance(clip, dict) else clip}
+    expected = {name: getattr(row, name) for name in _CHECKED_COLUMNS}
+    expected |= {"clip": row.clip_id, "size": [width, height]}
+    differences = [
+        f"{name} {sample.meta.get(name)!r}, expected {value!r}"
         for name, value in expected.items()
-        if _meta_value(said, name) != value
+        if metadata.get(name) != value
     ]
-    words += [f"a spectrum of {list(found)}, expected {list(shape)}"] if found != shape else []
-    return [f"sample {row.key} has {word}" for word in words]
-
-
-def _meta_value(meta: dict[str, Any], name: str) -> Any:
-    """What a sample's metadata say; of its clip, the id."""
-    value = meta.get(name)
-    return value.get("clip_id") if name == "clip" and isinstance(value, dict) else value
+    shape = (frequencies, 4, height, width)
+    if sample.spectrum.shape != shape:
+        differences.append(f"a spectrum of {list(sample.spectrum.shape)}, expected {list(shape)}")
+    return [f"sample {row.key} has {difference}" for difference in differences]
 
 
 def _check_histogram(
     dataset: Dataset, shard: str, record: ShardRecord, counts: np.ndarray | None
 ) -> Iterator[Fault]:
-    """What is wrong with the shard's histogram; `counts` are those of its samples, where all were
-    sound.
+    """Yields what is wrong with the shard's histogram; `counts` are those of its samples, or None
+    if a sample is damaged.
     """
     path = dataset.histogram_path(shard)
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        found = error.strerror
-    if found != record.histogram:
-        what = "is not the histogram that was recorded" if path.is_file() else "is gone"
-        yield Fault(f"histograms/{shard}.safetensors", what, Remedy.RECOUNT, shard)
-    if counts is not None and (
-        hashlib.sha256(histogram.encode(counts)).hexdigest(),
-        int(counts.sum()),
-    ) != (record.histogram, record.values):
-        yield Fault(
-            f"records/{shard}.json",
-            "does not name the histogram of its samples",
-            Remedy.REBUILD,
-            shard,
-        )
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        digest = None
+    if digest != record.histogram:
+        problem = "is not the histogram that was recorded" if path.is_file() else "is gone"
+        yield Fault(f"histograms/{shard}.safetensors", problem, Remedy.RECOUNT, shard)
+    if counts is None:
+        return
+    digest = hashlib.sha256(histogram.encode(counts)).hexdigest()
+    if (digest, int(counts.sum())) != (record.histogram, record.values):
+        problem = "does not name the histogram of its samples"
+        yield Fault(f"records/{shard}.json", problem, Remedy.REBUILD, shard)
 
 
-def _unexpected_files(dataset: Dataset, shards: Sequence[str], temporary: bool) -> list[Fault]:
-    """Files of which no plan knows, and temporary ones, which are no fault while shards are left:
-    the next run removes them.
+def _unexpected_files(
+    dataset: Dataset, shards: Sequence[str], check_temporary: bool
+) -> list[Fault]:
+    """Returns files that do not belong to the plan and, if asked, temporary ones. These are no
+    faults while shards are unbuilt, since the next run removes them.
     """
-    found = []
-    for folder, name in (
-        (dataset.shards, "{}.tar"),
-        (dataset.records, "{}.json"),
-        (dataset.histograms, "{}.safetensors"),
-    ):
-        known = {name.format(shard) for shard in shards}
-        paths = sorted(folder.iterdir()) if folder.is_dir() else []
-        found += [
-            Fault(_relative_path(dataset, p), "no shard of the plan has that name", Remedy.MOVE)
-            for p in paths
-            if p.name not in known and not _is_temporary(p)
-        ]
-    paths = sorted(dataset.retries.iterdir()) if dataset.retries.is_dir() else []
-    others = [path for path in paths if not round_number(path.name) and not _is_temporary(path)]
-    what = "is no round of quiver retry"
-    found += [Fault(_relative_path(dataset, path), what, Remedy.MOVE) for path in others]
-    paths = sorted(dataset.views.iterdir()) if dataset.views.is_dir() else []
-    others = [path for path in paths if not (views.is_view_file(path) or _is_temporary(path))]
-    found += [Fault(_relative_path(dataset, path), "is of no view", Remedy.MOVE) for path in others]
-    paths = dataset.temporary_files() if temporary else []
-    return found + [
-        Fault(
-            _relative_path(dataset, p), "was left behind by a run that was stopped", Remedy.REMOVE
+    names = set(shards)
+    unexpected = [
+        (path, "no shard of the plan has that name")
+        for folder, suffix in (
+            (dataset.shards, ".tar"),
+            (dataset.records, ".json"),
+            (dataset.histograms, ".safetensors"),
         )
-        for p in paths
+        for path in _files(folder)
+        if path.stem not in names or path.suffix != suffix
+    ]
+    unexpected += [
+        (path, "is no round of quiver retry")
+        for path in _files(dataset.retries)
+        if not round_number(path.name)
+    ]
+    unexpected += [
+        (path, "is of no view") for path in _files(dataset.views) if not views.is_view_file(path)
+    ]
+    faults = [
+        Fault(_relative_path(dataset, path), problem, Remedy.MOVE)
+        for path, problem in unexpected
+        if not _is_temporary(path)
+    ]
+    temporary = dataset.temporary_files() if check_temporary else []
+    problem = "was left behind by a run that was stopped"
+    return faults + [
+        Fault(_relative_path(dataset, path), problem, Remedy.REMOVE) for path in temporary
     ]
 
 
@@ -407,90 +377,89 @@ def _relative_path(dataset: Dataset, path: Path) -> str:
     return str(path.relative_to(dataset.root))
 
 
-def _check_derived(dataset: Dataset, known: bool) -> list[Fault] | None:
-    """Every derived file that is not what the records give; None where they do not give any, for a
-    reason that is `known`.
+def _check_derived(dataset: Dataset, has_faults: bool) -> list[Fault] | None:
+    """Builds the derived files again and returns those that differ; None if they cannot be built
+    and the dataset has known faults.
     """
     with TemporaryDirectory(prefix="quiver-verify-") as folder:
         try:
-            finalize.finalize(dataset, into=Path(folder))
+            finalize(dataset, into=Path(folder))
         except DamagedShard as error:
-            return None if known else [Fault("records", str(error), Remedy.NEW_FOLDER)]
-        names = list(finalize.DERIVED_FILES)
-        faults = [
-            Fault(name, what, Remedy.FINALIZE)
-            for name in names
-            if (what := _describe_difference(dataset, Path(folder), name))
-        ]
+            return None if has_faults else [Fault("records", str(error), Remedy.NEW_FOLDER)]
+        faults = _compare_files(dataset, Path(folder), DERIVED_FILES)
         return _check_views(dataset, None if faults else Path(folder)) + faults
 
 
-def _check_views(dataset: Dataset, folder: Path | None) -> list[Fault]:
-    """Every view whose definition is not what was written, and, if a folder holds the derived files
-    as they should be, every file of a view that is not what its thresholds and the data set give.
-    Its report is for people, and not compared.
+def _compare_files(dataset: Dataset, rebuilt: Path, names: Sequence[str]) -> list[Fault]:
+    """Compares derived files with those of the same names that were built again in a folder."""
+    return [
+        Fault(name, problem, Remedy.FINALIZE)
+        for name in names
+        if (problem := _describe_difference(dataset, rebuilt, name))
+    ]
+
+
+def _check_views(dataset: Dataset, rebuilt: Path | None) -> list[Fault]:
+    """Returns the faults of the views: damaged definitions and, if the folder `rebuilt` holds sound
+    derived files, every file that is not what the thresholds and the dataset give. Their reports
+    are for people, and are not compared.
     """
-    found = []
-    for name in views.list_views(dataset, whole=False):
+    faults = []
+    for name in views.list_views(dataset, defined_only=False):
         view = DatasetView(dataset, name)
         try:
             thresholds = view.thresholds()
         except (OSError, ValueError) as error:
-            what = str(error).removeprefix(f"{view.derived_path('json')} ")
-            found.append(Fault(f"views/{name}.json", what, Remedy.MOVE_VIEW))
+            problem = str(error).removeprefix(f"{view.derived_path('json')} ")
+            faults.append(Fault(f"views/{name}.json", problem, Remedy.MOVE_VIEW))
             continue
-        if folder is None:
-            continue
-        views.refilter(dataset, name, thresholds, map_serially, Dataset(folder))
-        paths = [
-            f"views/{name}.{part}"
-            for part in ("parquet", "index.json", "histogram.safetensors", "statistics.json")
-        ]
-        found += [
-            Fault(path, what, Remedy.FINALIZE)
-            for path in paths
-            if (what := _describe_difference(dataset, folder, path))
-        ]
-    return found
+        if rebuilt is not None:
+            views.refilter(dataset, name, thresholds, map_serially, Dataset(rebuilt))
+            suffixes = ("parquet", "index.json", "histogram.safetensors", "statistics.json")
+            paths = [f"views/{name}.{suffix}" for suffix in suffixes]
+            faults += _compare_files(dataset, rebuilt, paths)
+    return faults
 
 
 def map_serially(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yields pairs of an item and its result, in this process."""
     return ((item, function(item)) for item in items)
 
 
-def _describe_difference(dataset: Dataset, built: Path, name: str) -> str | None:
-    """What is wrong with a derived file, of which `built` holds what it should be."""
-    found, expected = dataset.root / name, built / name
+def _describe_difference(dataset: Dataset, rebuilt: Path, name: str) -> str | None:
+    """Returns what is wrong with a derived file; `rebuilt` is a folder with the expected one."""
+    path, expected = dataset.root / name, rebuilt / name
     if not expected.exists():
-        return "has nothing to say of this data set" if found.exists() else None
-    if not found.is_file():
+        return "has nothing to say of this dataset" if path.exists() else None
+    if not path.is_file():
         return "is not there"
     same_pyarrow = dataset.contract().versions.get("pyarrow") == pa.__version__
     if same_pyarrow or not name.endswith((".parquet", "index.json")):
-        same = filecmp.cmp(found, expected, shallow=False)
-    else:  # which writes other bytes for the same table
-        same = (_same_tables if name.endswith(".parquet") else _same_indexes)(found, expected)
-    return None if same else "is not what the records give"
+        is_same = filecmp.cmp(path, expected, shallow=False)
+    else:  # another version of pyarrow writes other bytes for the same table
+        compare = _same_tables if name.endswith(".parquet") else _same_indexes
+        is_same = compare(path, expected)
+    return None if is_same else "is not what the records give"
 
 
-def _same_indexes(found: Path, expected: Path) -> bool:
-    """Whether two indexes say the same but for the bytes of the table, and the first is of its own."""
+def _same_indexes(path: Path, expected: Path) -> bool:
+    """Returns whether two indexes agree in all but the digest of the manifest, and the first one
+    has the digest of the manifest beside it.
+    """
     try:
-        one, other = (open_seal(path.read_bytes(), indent=1) for path in (found, expected))
-        name = found.name.replace("index.json", "parquet")
-        table = found.with_name("manifest.parquet" if name == "parquet" else name)
-        said, _ = (index.pop("manifest") for index in (one, other))
-        return said == file_sha256(table) and one == other
+        index, expected_index = (open_seal(p.read_bytes(), indent=1) for p in (path, expected))
+        name = path.name.replace("index.json", "parquet")
+        manifest = path.with_name("manifest.parquet" if name == "parquet" else name)
+        digest, _ = (value.pop("manifest") for value in (index, expected_index))
+        return digest == file_sha256(manifest) and index == expected_index
     except (AttributeError, KeyError, OSError, TypeError, ValueError):
         return False
 
 
-def _same_tables(found: Path, expected: Path) -> bool:
-    """Whether two Parquet files hold the same rows in the same groups."""
+def _same_tables(path: Path, expected: Path) -> bool:
+    """Returns whether two Parquet files hold the same rows in the same groups."""
     try:
-        tables = [
-            pq.ParquetFile(path).iter_batches(finalize.ROW_GROUP) for path in (found, expected)
-        ]
-        return all(one is not None and one.equals(other) for one, other in zip_longest(*tables))
+        batches = [pq.ParquetFile(p).iter_batches(ROW_GROUP) for p in (path, expected)]
+        return all(a is not None and a.equals(b) for a, b in zip_longest(*batches))
     except (pa.ArrowException, OSError):
         return False

@@ -1,8 +1,8 @@
-"""One stored sample, moving again, beside the real frames that it was made from.
+"""Reconstructs one stored sample: its motion, the frames that it makes, and the real frames.
 
 The motion comes from the stored coefficients alone. The real frames are decoded again from the
-video, if it is still there, and brought to the same instants by the nearest presentation time: to
-be looked at, not to be measured.
+video, if it is still there; for each instant the frame of the nearest presentation time is taken,
+which is good enough to look at, not to measure.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,14 +28,15 @@ from pipeline.motion.spectrum import to_motion
 from schemas.outcome import Outcome, Quarantined, Reason, Stage
 from schemas.records import ManifestRow
 from schemas.sample import Sample, channels_to_complex
+from schemas.spectral_volume import SpectralVolume
 
 _KEPT = [("outcome", "==", str(Outcome.KEPT))]
 _EXAMPLE_KEY_COUNT = 3
-"""Keys that are named to one who asked for another."""
+"""A message about an unknown key names so many others as examples."""
 
 
 class WindowSettings(NamedTuple):
-    """How a data set's windows were cut and decoded."""
+    """How the windows of a dataset were cut and decoded."""
 
     plan: PlanConfig
     decode: DecodeConfig
@@ -45,47 +46,54 @@ class WindowSettings(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """A sample's motion at the working rate."""
+    """A sample and its motion at the working rate."""
 
     row: ManifestRow
+    """The row of the manifest."""
     sample: Sample
     settings: WindowSettings
     motion: Float32[np.ndarray, "time 2 height width"]
     """Displacement from the start frame, pixels, of the stored frequencies alone."""
 
+    @property
+    def volume(self) -> SpectralVolume:
+        """The stored motion as a spectral volume, float32."""
+        return SpectralVolume(
+            spectrum=self.sample.spectrum.astype(np.float32),
+            frames=self.settings.plan.frames,
+            fps=self.settings.plan.fps,
+            provenance={},
+        )
+
     def frames(
         self, magnify: float = 1.0, step: int = 1
     ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         """The start frame moved by `magnify` times the motion at every `step`-th instant
-        (pictures.warp).
+        (pipeline.images.draw.warp).
         """
         for flow in self.motion[::step]:
             yield warp(self.sample.image, np.float32(magnify) * flow)
 
     def real_frames(self, step: int = 1) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-        """The video's frames nearest in time to the same instants, decoded as they are asked for;
-        one that is so again is the same array (`count_repeats`).
+        """The video's frames nearest in time to the same instants, decoded lazily. A frame that is
+        nearest to several instants is the same array each time (`count_repeats`).
 
-        Raises Quarantined, at the first or a later frame, where the video is gone, another, or
+        Raises Quarantined, at the first or a later frame, if the video is missing, has changed, or
         cannot be read.
         """
         plan, decode, size = self.settings
         with _local_file(self.row.uri) as path:
             stream = decode_chunk([replace(self.row, uri=path)], shared_pool(decode, 1), plan, size)
-            next(stream)  # what was found of the video
+            next(stream)  # the ChunkInfo
             instants = self.row.window().start_time_s + np.arange(plan.frames) / plan.fps
-            yield from islice(
-                nearest_frames((frame for frame in stream if isinstance(frame, Frame)), instants),
-                0,
-                None,
-                step,
-            )
+            frames = (item for item in stream if isinstance(item, Frame))
+            yield from islice(nearest_frames(frames, instants), 0, None, step)
 
 
 @contextmanager
 def _local_file(uri: str) -> Iterator[str]:
-    """A video's file, for as long as it is read. Raises Quarantined where it cannot be had: all
-    else of a sample is shown without.
+    """The local path of a video while it is read. Raises Quarantined for every reason why there is
+    none, because the rest of a sample can be shown without it.
     """
     try:
         with ExitStack() as stack:
@@ -101,7 +109,9 @@ def _local_file(uri: str) -> Iterator[str]:
 def nearest_frames(
     frames: Iterator[Frame], instants: Float[np.ndarray, " time"]
 ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-    """At each instant the frame nearest to it, of two as near the earlier; both in order of time."""
+    """The frame nearest to each instant, the earlier of two that are equally near. Frames and
+    instants must be in order of time.
+    """
     before = after = next(frames)
     for instant in instants:
         while after.time < instant and (following := next(frames, None)):
@@ -110,31 +120,27 @@ def nearest_frames(
 
 
 def count_repeats(frames: Iterable[UInt8[np.ndarray, "height width 3"]]) -> int:
-    """How many of a sample's real frames are the one before again, since the video has none that is
-    nearer.
+    """How many of a sample's real frames repeat the one before, because the video has no frame that
+    is nearer.
     """
-    return sum(one is before for before, one in pairwise(frames))
+    return sum(frame is before for before, frame in pairwise(frames))
 
 
 def reconstruct(selection: DatasetView, key: str) -> Reconstruction:
-    """The sample `key` of a data set whose run has finished, or of a view.
+    """Reconstructs the sample `key` of a dataset whose run has finished, or of a view.
 
-    Raises ValueError, in a sentence, where there is no manifest, no such sample, or its files are
-    damaged.
+    Raises ValueError if there is no manifest or no such sample, or if its files are damaged.
     """
     row = _find_kept_row(selection, key)
     settings = read_settings(selection.dataset)
-    return reconstruct_sample(
-        row,
-        read_sample(selection.dataset.tar_path(str(row.shard)), key, row.members or {}),
-        settings,
-    )
+    sample = read_sample(selection.dataset.tar_path(str(row.shard)), key, row.members or {})
+    return reconstruct_sample(row, sample, settings)
 
 
 def reconstruct_sample(
     row: ManifestRow, sample: Sample, settings: WindowSettings
 ) -> Reconstruction:
-    """A sample that has been read, with its row of the manifest."""
+    """Reconstructs a sample that has been read, with its row of the manifest."""
     return Reconstruction(
         row=row,
         sample=sample,
@@ -144,60 +150,59 @@ def reconstruct_sample(
 
 
 def _find_kept_row(selection: DatasetView, key: str) -> ManifestRow:
-    """The row of the manifest of a kept window. Raises ValueError saying what became of it, and
-    naming some that are kept.
+    """The manifest row of a kept window. Raises ValueError, naming its outcome and the keys of some
+    kept windows, if the window was not kept.
     """
     rows = read_manifest(selection, filters=[("key", "==", key)])
     if rows and rows[0].outcome == Outcome.KEPT:
         return rows[0]
+    outcome = f"is not in {selection}"
+    if rows:
+        why = ", ".join(filter(None, [rows[0].reason, rows[0].detail]))
+        outcome = f"was {rows[0].outcome} ({why}), so there is no sample of it"
     kept = read_manifest_table(selection, columns=["key"], filters=_KEPT)["key"].to_pylist()
-    fate = (
-        f"was {_describe_outcome(rows[0])}, so there is no sample of it"
-        if rows
-        else f"is not in {selection}"
-    )
-    raise ValueError(f"key {key!r} {fate}; {_format_example_keys(kept)}")
+    raise ValueError(f"key {key!r} {outcome}; {_format_example_keys(kept)}")
 
 
 def find_most_moving_key(selection: DatasetView) -> str:
-    """The key of the kept window of most motion. Raises ValueError where no window is kept."""
-    kept = read_manifest_table(selection, columns=["mean_motion_px", "key"], filters=_KEPT).to_pylist()
+    """The key of the kept window with the most motion. Raises ValueError if no window is kept."""
+    columns = ["mean_motion_px", "key"]
+    kept = read_manifest_table(selection, columns=columns, filters=_KEPT).to_pylist()
     if not kept:
         raise ValueError(f"{selection} keeps no window, expected at least 1")
     return max(kept, key=lambda row: (row["mean_motion_px"], row["key"]))["key"]
 
 
-def _describe_outcome(row: ManifestRow) -> str:
-    """What became of a window, and why: `rejected (cut)`."""
-    return f"{row.outcome} ({', '.join(filter(None, [row.reason, row.detail]))})"
-
-
 def _format_example_keys(kept: Sequence[str]) -> str:
-    """Some of the keys, spread over all."""
+    """Names some of the keys, spread over all."""
     if not kept:
-        return "no window of this data set was kept"
-    some = sorted({kept[i * len(kept) // _EXAMPLE_KEY_COUNT] for i in range(_EXAMPLE_KEY_COUNT)})
-    return f"expected one of {len(kept)} that are kept, as {', '.join(some)}"
+        return "no window of this dataset was kept"
+    examples = {kept[i * len(kept) // _EXAMPLE_KEY_COUNT] for i in range(_EXAMPLE_KEY_COUNT)}
+    return f"expected one of {len(kept)} that are kept, such as {', '.join(sorted(examples))}"
 
 
 def read_manifest(selection: DatasetView, filters: Any) -> list[ManifestRow]:
-    """Rows of the manifest. Raises ValueError where there is none that can be read."""
-    return [ManifestRow.load(row) for row in read_manifest_table(selection, filters=filters).to_pylist()]
+    """Rows of the manifest. Raises ValueError if there is no manifest or it is damaged."""
+    table = read_manifest_table(selection, filters=filters)
+    return [ManifestRow.load(row) for row in table.to_pylist()]
 
 
-def read_manifest_table(selection: DatasetView, **selected: Any) -> pa.Table:
-    """Some columns or rows of the manifest. Raises ValueError as `read_manifest` does."""
+def read_manifest_table(selection: DatasetView, **options: Any) -> pa.Table:
+    """Columns or rows of the manifest; `options` are those of DatasetView.read_table. Raises
+    ValueError if there is no manifest or it is damaged.
+    """
     try:
-        return selection.read_table(**selected)
+        return selection.read_table(**options)
     except FileNotFoundError as error:
+        name = selection.manifest_path.name
         raise ValueError(
-            f"{selection} has no {selection.manifest_path.name}, expected a data set whose run has finished"
+            f"{selection} has no {name}, expected a dataset whose run has finished"
         ) from error
 
 
 def read_settings(dataset: Dataset) -> WindowSettings:
-    """The settings of the run that are needed to decode its windows again. Raises ValueError where
-    run.json has none.
+    """The settings of the run that are needed to decode its windows again. Raises ValueError if
+    run.json does not have them.
     """
     config = from_contract(dataset.contract().config)
     return WindowSettings(config.plan, config.decode, config.size)

@@ -1,14 +1,16 @@
-"""One function per figure: numbers in, an SVG out.
+"""Draws the figures of the report and of the pages of evaluation: one function per figure, from
+numbers to SVG.
 
-Colours are written as words of the page's style sheet, so that a figure follows the reader's light
-or dark mode; text stays text in the page's font. Equal numbers give equal bytes. No figure holds a
-word that came from a file.
+Colors are variables of the page's style sheet, so that a figure follows the reader's light or dark
+mode; text stays text in the page's font. Equal numbers give equal bytes. No figure contains text
+from a file.
 """
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -36,8 +38,7 @@ _COLOR_VARIABLES = {
     _SOFT: "--soft",
     _PAPER: "--paper",
 }
-"""Placeholders that matplotlib draws with, and the names of the colours in the page's style sheet.
-"""
+"""Placeholders that matplotlib draws with, and the variables of page.css that replace them."""
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "quiver",
@@ -63,7 +64,7 @@ _STYLE: Any = {
     "figure.facecolor": "none",
 }
 _WIDTH, _HEIGHT = 460, 300
-"""Of a figure, in the page's pixels before it is scaled to its column."""
+"""Size of a figure in the page's pixels, before it is scaled to its column."""
 _PLAIN_FORMATTER = FuncFormatter(lambda value, _: f"{value:g}")
 
 
@@ -76,47 +77,47 @@ def _canvas(width: int = _WIDTH, height: int = _HEIGHT, **grid: Any):
 
 
 def _to_svg(figure: Figure, name: str) -> Markup:
-    """The figure as an element of the page; `name` keeps its ids apart from those of other figures."""
+    """The figure as an element of the page; `name` keeps its ids apart from those of others."""
     buffer = io.StringIO()
     figure.savefig(
         buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
     )
     text = re.sub(r"^.*?(?=<svg )", "", buffer.getvalue(), flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(
-        r'(<svg [^>]*?) width="[^"]*"',
-        r"\1",
-        re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", text, count=1),
-        count=1,
-    )
-    text = re.sub(r'\bid="|url\(#|href="#', lambda found: found.group() + name + "-", text)
+    for attribute in ("height", "width"):  # the page sets the size
+        text = re.sub(rf'(<svg [^>]*?) {attribute}="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'\bid="|url\(#|href="#', lambda match: match.group() + name + "-", text)
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
-    for colour, variable in _COLOR_VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
+    for color, variable in _COLOR_VARIABLES.items():
+        text = text.replace(color, f"var({variable})")
     return Markup(re.sub(r"\n\s*", "\n", text).strip())  # noqa: S704 - drawn from numbers alone
 
 
 def _label_log_axis(axis: Any) -> None:
-    """Few, plainly written labels."""
+    """Labels a logarithmic axis with few numbers, without exponents."""
     low, high = axis.get_view_interval()
     decades = np.log10(high / low)
-    axis.set_major_locator(
-        LogLocator(10, (1,) if decades > 3 else (1, 3) if decades > 1.3 else (1, 2, 5), numticks=12)
-    )
+    digits = (1,) if decades > 3 else (1, 3) if decades > 1.3 else (1, 2, 5)
+    axis.set_major_locator(LogLocator(10, digits, numticks=12))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(_PLAIN_FORMATTER)
     axis.set_minor_formatter(NullFormatter())
 
 
 def _scale_y_axis(axes: Any, values: np.ndarray) -> None:
-    """A logarithmic axis over the positive values, with lines at its labels; linear where there is
-    none.
+    """Makes the y axis logarithmic over the positive values, or linear if there are none, with
+    lines at its labels.
     """
     positive = values[np.isfinite(values) & (values > 0)]
     if len(positive):
         axes.set_yscale("log")
         axes.set_ylim(positive.min() / 1.4, positive.max() * 1.6)
         _label_log_axis(axes.yaxis)
+    _style_grid(axes)
+
+
+def _style_grid(axes: Any) -> None:
+    """Draws horizontal lines behind the curves instead of ticks."""
     axes.grid(axis="y", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
@@ -128,30 +129,28 @@ def plot_power(
     kept: int,
     frames: int,
 ) -> Markup:
-    """Root of the mean power of x and y against frequency; the `kept` first are shaded."""
+    """Root of the mean power of x and y against frequency; the first `kept` frequencies are
+    shaded. `frames` is T.
+    """
     with _canvas() as (figure, axes):
         amplitude = np.sqrt(mean)
         axes.axvspan(-hz[1] / 2, (kept - 0.5) * hz[1], color=ACCENT, alpha=0.10, linewidth=0)
-        for values, colour in zip(amplitude, (ACCENT, INK), strict=True):
-            axes.plot(hz, np.where(values > 0, values, np.nan), color=colour)
-            axes.plot(
-                hz[:kept],
-                np.where(values > 0, values, np.nan)[:kept],
-                ".",
-                color=colour,
-                markersize=5,
-            )
+        for values, color in zip(amplitude, (ACCENT, INK), strict=True):
+            shown = np.where(values > 0, values, np.nan)
+            axes.plot(hz, shown, color=color)
+            axes.plot(hz[:kept], shown[:kept], ".", color=color, markersize=5)
         _scale_y_axis(axes, amplitude)
         axes.set(
             xlim=(-hz[1] / 2, hz[-1]), xlabel="frequency, Hz", ylabel="root mean square |S|, px"
         )
-        other = axes.secondary_yaxis(
+        right = axes.secondary_yaxis(
             "right", functions=(lambda s: s * 2 / frames, lambda a: a * frames / 2)
         )
-        other.set_ylabel("as amplitude of a sway, px")
-        _label_log_axis(other.yaxis) if (amplitude > 0).any() else None
-        other.tick_params(length=0)
-        other.spines["right"].set_visible(False)
+        right.set_ylabel("as amplitude of a sway, px")
+        if (amplitude > 0).any():
+            _label_log_axis(right.yaxis)
+        right.tick_params(length=0)
+        right.spines["right"].set_visible(False)
         axes.text(
             (kept - 0.5) * hz[1] + hz[-1] * 0.012,
             0.96,
@@ -171,8 +170,8 @@ def plot_ridges(
     shares: Float64[np.ndarray, "shown cells"],
     label: str,
 ) -> Markup:
-    """Histograms of amplitudes, one below the other on the same axes; the height is the share of
-    the coefficients.
+    """Histograms of amplitudes, one below the other on equal axes; the height is the square root of
+    the share of the coefficients.
     """
     with _canvas(
         height=66 * len(hz) + 50, nrows=len(hz), sharex=True, sharey=True, squeeze=False
@@ -201,7 +200,7 @@ def plot_scales(
     scale: Float64[np.ndarray, "parts freq"],
     fan: Float64[np.ndarray, "quantiles freq"],
 ) -> Markup:
-    """s_f against frequency over the quantiles of the modulus."""
+    """The scales s_f against frequency, over the quantiles `fan` of |S|."""
     with _canvas() as (figure, axes):
         positive = np.where(fan > 0, fan, np.nan)
         for low, high, alpha in zip(
@@ -214,41 +213,37 @@ def plot_scales(
             )
         _scale_y_axis(axes, np.concatenate([fan, scale]))
         axes.set(xlim=(0, max(float(hz[-1]), 1e-9)), xlabel="frequency, Hz", ylabel="|S|, px")
-        for q, height in zip(
-            FAN_QUANTILES,
-            _spread_labels(
-                axes.transLimits.transform(
-                    [(0, axes.transScale.transform((0, v))[1]) for v in fan[:, -1]]
-                )[:, 1]
-            ),
-            strict=True,
-        ):
-            axes.text(
-                1.02,
-                height,
-                f"{100 * q:g} %",
-                transform=axes.transAxes,
-                va="center",
-                fontsize=12,
-                color=MUTED,
-            )
+        labels = [(f"{100 * q:g} %", MUTED) for q in FAN_QUANTILES]
+        _label_ends(axes, fan[:, -1], labels, min_gap=0.055)
         figure.subplots_adjust(0.145, 0.16, 0.855, 0.98)
         return _to_svg(figure, "scales")
 
 
-def _spread_labels(heights: Float64[np.ndarray, " labels"], least: float = 0.055) -> list[float]:
-    """Rising heights, moved up where one would stand on the one below it."""
-    placed: list[float] = []
-    for height in np.nan_to_num(heights, neginf=0.0, posinf=1.0):
-        placed.append(max(float(height), placed[-1] + least if placed else 0.0))
-    return placed
+def _label_ends(
+    axes: Any, values: Iterable[float], labels: Iterable[tuple[str, str]], *, min_gap: float
+) -> None:
+    """Writes labels (text, color) right of the axes at the heights of rising values; a label that
+    would overlap the one below it is moved up, to a distance of `min_gap` of the axes' height.
+    """
+    heights = axes.transLimits.transform(
+        [(0, axes.transScale.transform((0, value))[1]) for value in values]
+    )[:, 1]
+    lowest = 0.0
+    for (text, color), height in zip(
+        labels, np.nan_to_num(heights, neginf=0.0, posinf=1.0), strict=True
+    ):
+        place = max(float(height), lowest)
+        axes.text(
+            1.02, place, text, transform=axes.transAxes, va="center", fontsize=12, color=color
+        )
+        lowest = place + min_gap
 
 
 def plot_truncation_error(
     relative: Float64[np.ndarray, "lines orders"], kept: int, marked: Sequence[int]
 ) -> Markup:
-    """Error of keeping K frequencies: 10 %, median, 90 % and mean over the windows, as a share of
-    the motion.
+    """Error of keeping K = 1, 2, ... frequencies as a share of the motion: the lines are 10 %
+    quantile, median, 90 % quantile and mean over the windows. The orders K in `marked` get a label.
     """
     with _canvas() as (figure, axes):
         order = np.arange(1, relative.shape[1] + 1)
@@ -299,8 +294,8 @@ def plot_measure(
     rejected: Int64[np.ndarray, " cells"],
     log: bool,
 ) -> Markup:
-    """Histogram of one measure over the windows, kept below rejected; the axis spans the whole
-    width, for a slider beneath.
+    """Histogram of one measure over the windows, kept below rejected. Its axis spans the whole
+    width, so that the slider beneath it fits.
     """
     with _canvas(width=_WIDTH, height=120) as (figure, axes):
         axes.stairs(kept + rejected, edges, fill=True, color=_SOFT, linewidth=0)
@@ -320,16 +315,19 @@ def plot_measure(
 
 
 def _label_inside(axis: Any, edges: np.ndarray, log: bool) -> None:
-    """Labels that stay clear of the ends, where half of each would be cut off."""
-    _label_log_axis(axis) if log else axis.set_major_locator(MaxNLocator(6))
+    """Labels an axis away from its ends, where half of a label would be cut off."""
+    if log:
+        _label_log_axis(axis)
+    else:
+        axis.set_major_locator(MaxNLocator(6))
     axis.set_major_formatter(_PLAIN_FORMATTER)
-    low, high = (np.log(edges[[0, -1]])) if log else edges[[0, -1]]
-    place = (lambda value: np.log(value)) if log else float
+    to_axis = np.log if log else float
+    low, high = to_axis(edges[0]), to_axis(edges[-1])
     axis.set_ticks(
         [
-            t
-            for t in axis.get_major_locator()()
-            if (not log or t > 0) and 0.03 < (place(t) - low) / (high - low) < 0.97
+            tick
+            for tick in axis.get_major_locator()()
+            if (not log or tick > 0) and 0.03 < (to_axis(tick) - low) / (high - low) < 0.97
         ]
     )
 
@@ -339,7 +337,9 @@ def plot_throughput(
     windows: Int64[np.ndarray, " shards"],
     restarts: Sequence[float],
 ) -> Markup:
-    """Windows done against the time of the run, over all starts of the command."""
+    """Windows decided against the time of the run, over all starts of the command, which dashed
+    lines separate.
+    """
     with _canvas(height=200) as (figure, axes):
         axes.plot(
             np.concatenate([[0.0], minutes]),
@@ -363,7 +363,7 @@ def plot_throughput(
 
 
 _DASH_PATTERNS = ((), (5, 2), (2, 2), (7, 2, 2, 2))
-"""Of lines of one colour."""
+"""The dashes that tell lines of one color apart."""
 
 
 def plot_estimators(
@@ -377,68 +377,45 @@ def plot_estimators(
     log: bool = False,
     ticks: Sequence[str] = (),
 ) -> Markup:
-    """A line for each flow estimator, named at its end; those `accented` in colour, and `truth`
-    thick. `ticks` are words for x.
+    """A line for each flow estimator, named at its end: those `accented` in color, and `truth`
+    thick. `ticks` are the labels of `x`, if they are not its numbers; `other` is that of y.
     """
     with _canvas() as (figure, axes):
-        ends, plain = [], 0
-        for title, values in lines.items():
-            found = np.array([np.nan if value is None else value for value in values], np.float64)
-            colour, dashes = (
-                (ACCENT, ())
-                if title in accented
-                else (MUTED, ())
-                if title == "truth"
-                else (INK, _DASH_PATTERNS[plain % len(_DASH_PATTERNS)])
-            )
-            plain += title not in accented and title != "truth"
-            axes.plot(
-                x,
-                found,
-                color=colour,
-                dashes=dashes or (None, None),
-                linewidth=4 if title == "truth" else 1.6,
-                alpha=0.4 if title == "truth" else 1,
-            )
-            ends.append(
-                (
-                    float(found[np.isfinite(found)][-1]) if np.isfinite(found).any() else 0.0,
-                    title,
-                    colour,
-                )
-            )
-        _scale_y_axis(
-            axes,
-            np.array([value for values in lines.values() for value in values if value is not None]),
-        ) if log else axes.grid(axis="y", linewidth=0.8)
-        axes.set_ylim(*((None, None) if log else (min(0, axes.get_ylim()[0]), None)))
+        numbers = {
+            title: np.array([np.nan if value is None else value for value in values], np.float64)
+            for title, values in lines.items()
+        }
+        dash_patterns = cycle(_DASH_PATTERNS)
+        ends = []
+        for title, values in numbers.items():
+            color, dashes, style = INK, (), {}
+            if title in accented:
+                color = ACCENT
+            elif title == "truth":
+                color, style = MUTED, dict(linewidth=4, alpha=0.4)
+            else:
+                dashes = next(dash_patterns)
+            axes.plot(x, values, color=color, dashes=dashes or (None, None), **style)
+            finite = values[np.isfinite(values)]
+            ends.append((float(finite[-1]) if len(finite) else 0.0, title, color))
+        if log:
+            _scale_y_axis(axes, np.concatenate(list(numbers.values())))
+        else:
+            axes.grid(axis="y", linewidth=0.8)
+            axes.set_ylim(min(0, axes.get_ylim()[0]), None)
         axes.set(xlim=(x[0], x[-1]), xlabel=label, ylabel=other)
         axes.tick_params(length=0)
         if ticks:
             axes.set_xticks(x, ticks)
         ends.sort()
-        heights = _spread_labels(
-            axes.transLimits.transform(
-                [(0, axes.transScale.transform((0, value))[1]) for value, _, _ in ends]
-            )[:, 1],
-            0.062,
-        )
-        for (_, title, colour), height in zip(ends, heights, strict=True):
-            axes.text(
-                1.02,
-                height,
-                title,
-                transform=axes.transAxes,
-                va="center",
-                fontsize=12,
-                color=colour,
-            )
+        labels = [(title, color) for _, title, color in ends]
+        _label_ends(axes, [end for end, _, _ in ends], labels, min_gap=0.062)
         figure.subplots_adjust(0.145, 0.16, 0.775, 0.98)
         return _to_svg(figure, name)
 
 
 class Line(NamedTuple):
-    """A course of numbers, and how it is drawn; not finite where there is none."""
+    """The values of a curve, NaN if there is none, and how it is drawn."""
 
     values: Float64[np.ndarray, " places"]
     color: str = ACCENT
@@ -446,7 +423,7 @@ class Line(NamedTuple):
 
 
 def plot_steps(name: str, places: Sequence[str], lines: Sequence[Line], label: str) -> Markup:
-    """Values at named places from left to right, of which the last stands apart."""
+    """Values at named places from left to right, the last of which stands apart."""
     with _canvas(height=250) as (figure, axes):
         across = np.arange(len(places)) + 0.5 * (np.arange(len(places)) == len(places) - 1)
         for line in lines:
@@ -474,7 +451,7 @@ def plot_curves(
     log: bool = False,
     across: str = "seconds",
 ) -> Markup:
-    """Values over time, or over what `across` says."""
+    """Curves over time, or over what `across` says."""
     with _canvas(height=250) as (figure, axes):
         for line in lines:
             axes.plot(
@@ -496,12 +473,6 @@ def plot_curves(
         return _to_svg(figure, name)
 
 
-def _style_grid(axes: Any) -> None:
-    axes.grid(axis="y", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-
-
 def plot_intervals(
     name: str,
     names: Sequence[str],
@@ -511,16 +482,16 @@ def plot_intervals(
     label: str,
     reference: int | None = None,
 ) -> Markup:
-    """Values with their intervals, one below the other, and a line at the one that the others are
-    compared with, if there is one. Not finite where there is none.
+    """Values with their intervals, one below the other, and a dashed line at the `reference` that
+    the others are compared with, if there is one. A value or an interval that is missing is NaN.
     """
     with _canvas(height=34 * len(names) + 56) as (figure, axes):
         places = np.arange(len(names))
-        colours = [ACCENT if i == reference else INK for i in places]
+        colors = [ACCENT if i == reference else INK for i in places]
         if reference is not None:
             axes.axvline(values[reference], color=ACCENT, linewidth=1, dashes=(4, 3))
-        axes.hlines(places, low, high, color=colours, linewidth=2)
-        axes.scatter(values, places, color=colours, s=26, zorder=3)
+        axes.hlines(places, low, high, color=colors, linewidth=2)
+        axes.scatter(values, places, color=colors, s=26, zorder=3)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.set(xlabel=label)

@@ -1,4 +1,4 @@
-"""What the report says of measures and reasons, and how it writes numbers."""
+"""Texts of the report for measures and reasons, and its formats for numbers and names."""
 
 import re
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from pipeline.sizes import human_size
 from schemas.outcome import to_printable
 
 _MAX_TEXT_CHARACTERS = 120
-"""Characters of a text from a file that are shown."""
+"""Longer texts from a file are cut to this."""
 _CONTENT_ID = re.compile(r"[0-9a-f]{16}")
-"""The id of a clip to which the user gave no name."""
+"""The id of a clip that the user did not name: a digest of its content."""
 
 
 class MeasureLabel(NamedTuple):
-    """A measure of the filters, for a reader."""
+    """The words for a measure of the filters."""
 
     title: str
     unit: str
@@ -37,17 +37,20 @@ MEASURE_LABELS = {
     "trend_share": MeasureLabel(
         "Trend",
         "",
-        "Share of the motion's energy that a straight line in time explains. A sway comes back, a drift does not.",
+        "Share of the motion's energy that a straight line in time explains."
+        " A sway comes back, a drift does not.",
     ),
     "drift_px": MeasureLabel(
         "Drift",
         "px",
-        "Length of that straight line beside the slowest sway. Logarithmic axis; it counts together with --drift-share.",
+        "Length of that straight line beside the slowest sway."
+        " Logarithmic axis; it counts together with --drift-share.",
     ),
     "inconsistent_share": MeasureLabel(
         "Inconsistent flow",
         "",
-        "Share of the pixels where flow forward and backward disagree: the flow cannot be believed.",
+        "Share of the pixels where flow forward and backward disagree:"
+        " the flow cannot be believed.",
     ),
     "cut_correlation": MeasureLabel(
         "Frame correlation", "", "Lowest correlation of two neighbouring frames. A cut breaks it."
@@ -105,18 +108,20 @@ REASON_TEXTS = {
 
 
 def format_threshold(value: float | int) -> str:
-    """A threshold: three digits, `off` where it is infinite."""
+    """A threshold with three digits, or `off` if it is infinite."""
     return "off" if isinf(value) else f"{value:.3g}"
 
 
 def _clean_text(text: Any, limit: int = _MAX_TEXT_CHARACTERS) -> str:
-    """Text from a file: control characters gone, cut after `limit` characters."""
-    flat = to_printable(str(text), limit + 1)
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+    """Text from a file without control characters, cut after `limit` characters."""
+    printable = to_printable(str(text), limit + 1)
+    return printable if len(printable) <= limit else printable[: limit - 1] + "…"
 
 
 def format_number(value: float | int, digits: int = 3) -> str:
-    """So many digits, without an exponent or trailing zeros; thousands set apart."""
+    """A number with so many significant digits, without an exponent or trailing zeros; narrow
+    spaces separate thousands.
+    """
     if value == 0 or not abs(value) < 1e15:
         return f"{value:g}"
     decimals = max(digits - 1 - floor(log10(abs(value))), 0)
@@ -130,34 +135,30 @@ def format_count(count: int, noun: str) -> str:
 
 
 def _format_size(count: int) -> tuple[str, str]:
-    """Bytes: a number, and its unit."""
+    """A number of bytes as text, and its unit."""
     amount, _, unit = human_size(count).partition(" ")
     return amount, unit
 
 
 def format_duration(hours: float) -> tuple[str, str]:
-    """A number, and its unit."""
-    return (
-        (format_number(hours), "h")
-        if hours >= 1
-        else (format_number(hours * 60), "min")
-        if hours * 60 >= 1
-        else (format_number(hours * 3600), "s")
-    )
+    """A duration as text, and its unit."""
+    if hours >= 1:
+        return format_number(hours), "h"
+    if hours * 60 >= 1:
+        return format_number(hours * 60), "min"
+    return format_number(hours * 3600), "s"
 
 
 def _clip_label(row: Mapping[str, Any]) -> str:
-    """A clip's name; the file's, where the clip was named by its content."""
-    named = row["clip_id"] or ""
-    return (
-        _clean_text(PurePath(row["uri"] or "").name or named, 60)
-        if _CONTENT_ID.fullmatch(named) or not named
-        else _clean_text(named, 60)
-    )
+    """A clip's name, or that of its file if the clip is named by its content."""
+    name = row["clip_id"] or ""
+    if _CONTENT_ID.fullmatch(name) or not name:
+        name = PurePath(row["uri"] or "").name or name
+    return _clean_text(name, 60)
 
 
 def _format_reason(name: Any) -> str:
-    """A reason as words."""
+    """A reason in words: `no_motion` is `no motion`."""
     return _clean_text(name).replace("_", " ")
 
 
@@ -169,6 +170,5 @@ TEMPLATE_FILTERS = dict(
     size=_format_size,
     duration=format_duration,
     reason=_format_reason,
-    shown=format_threshold,
 )
-"""For the template."""
+"""The filters that templates use, by name."""

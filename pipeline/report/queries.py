@@ -1,8 +1,8 @@
-"""What the report reads of data sets: columns of manifests, the records that hold a chosen strip,
-the log of a run.
+"""Reads what the report needs of datasets: columns of manifests, records, the log of a run.
 
-No more than a few columns of all rows are held at once; wide columns, samples and records are read
-for chosen windows.
+Of all rows only a few columns are held at once; wide columns, samples and records are read for
+chosen windows alone. A window is known by its key and the place of its dataset in the list of
+datasets, in the column `set`.
 """
 
 import base64
@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from types import SimpleNamespace
@@ -47,18 +48,18 @@ _REPORT_COLUMNS = [
     *_MEASURE_NAMES,
 ]
 _DICTIONARY_COLUMNS = ["shard", "clip_id", "uri", "licence", "split", "outcome", "reason"]
-"""Columns with few different values, held once each."""
+"""Columns with few different values, each of which is held once."""
 _MAX_STRIP_BYTES = 40_000
 _MAX_LOG_NUMBER = 1e12
-"""A number in a log of at least so many seconds or windows is none."""
+"""A line of a log with a number of seconds or windows as large as this is skipped as damaged."""
 _JPEG_URI_PREFIX = "data:image/jpeg;base64,"
 
 
 def read_rows(selections: Sequence[DatasetView]) -> pa.Table:
-    """One row for every row of their tables; `set` is the place of the data set in `selections`."""
+    """Every row of the datasets' tables, with the place of its dataset in `selections` as `set`."""
     tables = [
-        one.read_table(columns=_REPORT_COLUMNS, read_dictionary=_DICTIONARY_COLUMNS)
-        for one in selections
+        selection.read_table(columns=_REPORT_COLUMNS, read_dictionary=_DICTIONARY_COLUMNS)
+        for selection in selections
     ]
     return pa.concat_tables(
         [
@@ -71,141 +72,130 @@ def read_rows(selections: Sequence[DatasetView]) -> pa.Table:
 def filter_rows(table: pa.Table, **equal: str) -> pa.Table:
     """The rows in which these columns have these values."""
     for name, value in equal.items():
-        # pyright: ignore[reportAttributeAccessIssue]
-        table = table.filter(pc.equal(table[name].cast(pa.string()), value))
+        table = table.filter(
+            pc.equal(table[name].cast(pa.string()), value)  # pyright: ignore[reportAttributeAccessIssue]
+        )
     return table
 
 
 def read_numbers(table: pa.Table, name: str) -> Float64[np.ndarray, " rows"]:
-    """Numbers; NaN where there is none."""
+    """A column as float64; null becomes NaN."""
     return table[name].to_numpy().astype(np.float64)
 
 
 def select_measured(table: pa.Table) -> pa.Table:
-    """The windows of which every measure was taken."""
+    """The windows for which every measure of the filters is finite."""
     return table.filter(
         np.isfinite([read_numbers(table, name) for name in _MEASURE_NAMES]).all(axis=0)
     )
 
 
 def group_by_dataset(table: pa.Table, selections: Sequence[DatasetView]) -> list[MeasuredWindows]:
-    """The measured windows of each data set, with its thresholds."""
-    # pyright: ignore[reportAttributeAccessIssue]
-    groups = [(one, table.filter(pc.equal(table["set"], i))) for i, one in enumerate(selections)]
-    return [
-        MeasuredWindows(
-            SimpleNamespace(**{name: read_numbers(part, name) for name in _MEASURE_NAMES}),
-            one.thresholds(),
-            np.isfinite(read_numbers(part, SIZE_COLUMNS[0])),
+    """The measured windows of each dataset, with its thresholds."""
+    groups = []
+    for i, selection in enumerate(selections):
+        windows = table.filter(pc.equal(table["set"], i))  # pyright: ignore[reportAttributeAccessIssue]
+        groups.append(
+            MeasuredWindows(
+                SimpleNamespace(**{name: read_numbers(windows, name) for name in _MEASURE_NAMES}),
+                selection.thresholds(),
+                np.isfinite(read_numbers(windows, SIZE_COLUMNS[0])),
+            )
         )
-        for one, part in groups
-    ]
+    return groups
 
 
 def draw_windows(table: pa.Table, count: int) -> pa.Table:
-    """At most `count` of its windows, in the order of a hash of their keys: random, and the same
-    for the same windows.
+    """At most `count` windows of the table, in the order of a hash of their keys: random, and the
+    same for the same windows.
     """
-    order = sorted(range(len(table)), key=_random_order_keys(table).__getitem__)
+    keys, sets = table["key"].to_pylist(), table["set"].to_pylist()
+    hashes = [
+        (hashlib.sha256(key.encode()).digest(), dataset)
+        for key, dataset in zip(keys, sets, strict=True)
+    ]
+    order = sorted(range(len(table)), key=hashes.__getitem__)
     return table.take(pa.array(order[:count], pa.int64()))
 
 
 def draw_varied_windows(table: pa.Table, count: int) -> list[dict[str, Any]]:
-    """So many windows, drawn like those of `drawn`, each of another clip as long as there are
-    others.
+    """At most `count` windows, drawn as `draw_windows` does, of different clips as long as there
+    are any.
     """
-    some = draw_windows(table, 50 * count).to_pylist()
-    seen: dict[tuple[int, str], int] = {}
-    turns = []
-    for row in some:
+    drawn = draw_windows(table, 50 * count).to_pylist()
+    windows_of_clip = Counter[tuple[int, str]]()
+    turns = []  # how many windows of its clip were drawn before each window
+    for row in drawn:
         clip = (row["set"], row["clip_id"])
-        seen[clip] = turn = seen.get(clip, -1) + 1
-        turns.append(turn)
-    return [some[i] for i in sorted(range(len(some)), key=turns.__getitem__)[:count]]
-
-
-def _random_order_keys(table: pa.Table) -> list[tuple[bytes, int]]:
-    """What decides whether a window is drawn."""
-    keys, sets = table["key"].to_pylist(), table["set"].to_pylist()
-    return [
-        (hashlib.sha256(key.encode()).digest(), place)
-        for key, place in zip(keys, sets, strict=True)
-    ]
+        turns.append(windows_of_clip[clip])
+        windows_of_clip[clip] += 1
+    return [drawn[i] for i in sorted(range(len(drawn)), key=turns.__getitem__)[:count]]
 
 
 def read_powers(
     selections: Sequence[DatasetView], chosen: pa.Table
 ) -> Float64[np.ndarray, "windows 2 all_freq"]:
-    """Power of x and y of the chosen windows, px^2, in their order; one row group of a manifest in
-    memory at a time.
+    """Power of x and y of the chosen windows, px^2, in their order. Only one row group of a
+    manifest is in memory at a time.
     """
-    wanted = list(zip(chosen["set"].to_pylist(), chosen["key"].to_pylist(), strict=True))
-    found = {
-        place: [row["power_x"], row["power_y"]]
-        for place, row in _look_up_rows(selections, wanted, ["key", "power_x", "power_y"])
+    windows = list(zip(chosen["set"].to_pylist(), chosen["key"].to_pylist(), strict=True))
+    powers = {
+        window: [row["power_x"], row["power_y"]]
+        for window, row in _look_up_rows(selections, windows, ["key", "power_x", "power_y"])
     }
-    return np.array([found[place] for place in wanted], np.float64)
+    return np.array([powers[window] for window in windows], np.float64)
 
 
 def read_full_rows(
     selections: Sequence[DatasetView], chosen: Sequence[dict]
 ) -> list[dict[str, Any]]:
-    """The same rows with every column of their tables but the powers."""
+    """The chosen rows with every column of their tables but the powers."""
     columns = [name for name in MANIFEST_SCHEMA.names if not name.startswith("power_")]
-    found = dict(_look_up_rows(selections, [(row["set"], row["key"]) for row in chosen], columns))
-    return [row | found[row["set"], row["key"]] for row in chosen]
+    windows = [(row["set"], row["key"]) for row in chosen]
+    full_rows = dict(_look_up_rows(selections, windows, columns))
+    return [row | full_rows[window] for row, window in zip(chosen, windows, strict=True)]
 
 
 def _look_up_rows(
-    selections: Sequence[DatasetView], wanted: Sequence[tuple[int, str]], columns: list[str]
+    selections: Sequence[DatasetView], windows: Sequence[tuple[int, str]], columns: list[str]
 ) -> Iterable[tuple[tuple[int, str], dict]]:
-    """Columns of the wanted windows (data set, key), in no promised order."""
-    for i in sorted({place for place, _ in wanted}):
-        keys = pa.array([key for place, key in wanted if place == i], pa.string())
+    """Columns of the windows (dataset, key), in no promised order."""
+    for i in sorted({dataset for dataset, _ in windows}):
+        keys = pa.array([key for dataset, key in windows if dataset == i], pa.string())
         for group in selections[i].iter_row_groups(columns):
-            # pyright: ignore[reportAttributeAccessIssue]
-            part = group.filter(pc.is_in(group["key"], value_set=keys))
-            yield from (((i, row["key"]), row) for row in part.to_pylist())
+            is_chosen = pc.is_in(group["key"], value_set=keys)  # pyright: ignore
+            yield from (((i, row["key"]), row) for row in group.filter(is_chosen).to_pylist())
 
 
-def read_quarantined(selections: Sequence[DatasetView], most: int) -> list[dict[str, Any]]:
-    """The first `most` rows that were quarantined, with their detail."""
-    columns, found = ["clip_id", "uri", "start_time_s", "stage", "reason", "detail"], []
-    for one in selections:
-        for group in one.iter_row_groups(["outcome", *columns]):
-            found += (
-                filter_rows(group, outcome=Outcome.QUARANTINED.value)
-                .select(columns)
-                .slice(0, most - len(found))
-                .to_pylist()
-            )
-    return found
+def read_quarantined(selections: Sequence[DatasetView], max_rows: int) -> list[dict[str, Any]]:
+    """The first `max_rows` quarantined rows, with their detail."""
+    columns = ["clip_id", "uri", "start_time_s", "stage", "reason", "detail"]
+    quarantined: list[dict[str, Any]] = []
+    for selection in selections:
+        for group in selection.iter_row_groups(["outcome", *columns]):
+            rows = filter_rows(group, outcome=Outcome.QUARANTINED.value).select(columns)
+            quarantined += rows.slice(0, max_rows - len(quarantined)).to_pylist()
+    return quarantined
 
 
 def read_strips(
     selections: Sequence[DatasetView], chosen: Sequence[dict]
 ) -> dict[tuple[int, str], str]:
-    """For each of these rejected windows its stored pictures as a data URI, or "" where they are
-    damaged; windows without stored pictures are left out. Reads each record that holds one of them
-    once.
+    """The stored pictures of rejected windows as data URIs, by window (dataset, key): "" if they
+    are damaged, no entry if there are none. Reads each record only once.
     """
-    found: dict[tuple[int, str], str] = {}
+    strips: dict[tuple[int, str], str] = {}
     for i, shard in sorted({(row["set"], row["shard"]) for row in chosen}):
         stored = selections[i].dataset.read_record(shard).strips
-        wanted = [
-            row["key"]
-            for row in chosen
-            if (row["set"], row["shard"]) == (i, shard) and row["key"] in stored
-        ]
-        found |= {
-            (i, key): _JPEG_URI_PREFIX + stored[key] if is_jpeg(stored[key]) else ""
-            for key in wanted
-        }
-    return found
+        for row in chosen:
+            key = row["key"]
+            if (row["set"], row["shard"]) == (i, shard) and key in stored:
+                strips[i, key] = _JPEG_URI_PREFIX + stored[key] if is_jpeg(stored[key]) else ""
+    return strips
 
 
 def is_jpeg(text: Any) -> bool:
-    """Whether this is base64 of a small JPEG that decodes."""
+    """Whether this value of a record is base64 of a small JPEG that decodes."""
     if not isinstance(text, str) or len(text) > _MAX_STRIP_BYTES:
         return False
     try:
@@ -221,7 +211,7 @@ def is_jpeg(text: Any) -> bool:
 
 
 def read_log(selection: DatasetView) -> list[ShardLogEntry]:
-    """The lines of progress.jsonl that can be read, in order."""
+    """The lines of progress.jsonl in order; those that cannot be read are skipped."""
     try:
         text = selection.dataset.progress.read_text(errors="replace")
     except OSError:
@@ -230,17 +220,16 @@ def read_log(selection: DatasetView) -> list[ShardLogEntry]:
 
 
 def _parse_log_line(line: str) -> ShardLogEntry | None:
-    """None for a line that is torn or something else."""
+    """Returns None for a line that is incomplete or damaged."""
     try:
         entry = json.loads(line)
         windows = sum(int(entry[outcome.value]) for outcome in Outcome)
         numbers = [float(entry[name]) for name in ("elapsed_s", "seconds", "waiting_share", "at")]
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return None
-    sound = (
-        np.isfinite(numbers).all()
-        and min(*numbers, windows) >= 0
-        and max(*numbers, windows) < _MAX_LOG_NUMBER
-    )
+    if not np.isfinite(numbers).all():
+        return None
+    if min(*numbers, windows) < 0 or max(*numbers, windows) >= _MAX_LOG_NUMBER:
+        return None
     elapsed, seconds, waiting, at = numbers
-    return ShardLogEntry(elapsed, windows, seconds, waiting, at - elapsed) if sound else None
+    return ShardLogEntry(elapsed, windows, seconds, waiting, at - elapsed)

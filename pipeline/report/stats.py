@@ -1,4 +1,4 @@
-"""The numbers behind the report's figures: pure functions of columns and counts."""
+"""Computes the numbers behind the report's figures: pure functions of columns and counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,21 +14,21 @@ from schemas.outcome import Reason
 
 _SLIDER_STEPS = 100
 _START_TOLERANCE_S = 2.0
-"""Lines of a log are of one start of the command where it began at the same time to within this."""
+"""Lines of a log belong to one start of the command if their start times differ by less."""
 FAN_QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
-"""Quantiles of the modulus that are drawn beside the scales."""
+"""Quantiles of |S| that are drawn beside the scales."""
 
 
 class Rule(NamedTuple):
     """One threshold of the filters."""
 
     threshold: str
-    """Its name in Thresholds."""
+    """Its field in Thresholds."""
     measure: str
-    """Its name in Measures."""
+    """The field of FilterMeasures that it is compared with."""
     reason: Reason
     rejects_above: bool
-    """Whether windows whose measure is over the threshold are rejected, or those under it."""
+    """Whether it rejects windows over the threshold, or those under it."""
 
     @property
     def off_value(self) -> float:
@@ -37,7 +37,7 @@ class Rule(NamedTuple):
 
     @property
     def option(self) -> str:
-        """Of quiver extract-flow and quiver refilter."""
+        """The option of quiver extract-flow and quiver refilter that sets it."""
         return f"--{self.threshold.replace('_', '-')}"
 
 
@@ -56,24 +56,23 @@ THRESHOLD_RULES = (
     Rule("low_frame_rate", "frame_rate", Reason.LOW_FRAME_RATE, False),
     Rule("longest_gap_s", "longest_gap_s", Reason.LOW_FRAME_RATE, True),
 )
-"""Every field of Thresholds, with the measure that it is compared with, in the order of the report.
-"""
+"""A rule for every field of Thresholds, in the order of the report."""
 LOG_AXIS_MEASURES = {"mean_motion_px", "drift_px", "longest_gap_s"}
-"""Measures that are drawn on a logarithmic axis: they span orders of magnitude, and are never 0 in
-a moving picture.
+"""Measures drawn on a logarithmic axis: they span orders of magnitude, and are never 0 in a moving
+picture.
 """
 
 
 def bin_frequencies_hz(frequencies: int, fps: float, frames: int) -> Float64[np.ndarray, " freq"]:
-    """Where each frequency stands, Hz."""
+    """The frequency k fps / T of each coefficient, Hz."""
     return np.arange(frequencies) * fps / frames
 
 
 def _frequency_energies(
     power: Float64[np.ndarray, "*windows all_freq"], frames: int
 ) -> Float64[np.ndarray, "*windows all_freq"]:
-    """The part of each frequency in sum_t |F_t|^2, px^2 (docs/maths.md, 11): every frequency stands
-    for two coefficients, but 0 and, where T is even, T/2.
+    """Contribution of each frequency to sum_t |F_t|^2, px^2 (docs/maths.md, 11). Every frequency
+    stands for two coefficients, except 0 and, if T is even, T/2.
     """
     weights = np.full(frames // 2 + 1, 2.0)
     weights[0] = 1.0
@@ -85,24 +84,24 @@ def _frequency_energies(
 def truncation_errors(
     power: Float64[np.ndarray, "windows all_freq"], frames: int
 ) -> tuple[Any, Any]:
-    """Error of keeping the first K = 1 .. T/2 + 1 frequencies of each window, float64 [windows, T/2
-    + 1] each (docs/maths.md, 11).
+    """Error of keeping the first K = 1 .. T/2 + 1 frequencies of each window (docs/maths.md, 11).
 
-    Root of the mean square over time and pixels: as a share of the motion's own, 0 to 1, and in
-    pixels. `power` is that of x and y together. A window without motion has error 0.
+    Returns two arrays, float64 [windows, T/2 + 1]: the root mean square error over time and pixels
+    as a share of the motion's own root mean square, 0 to 1, and in pixels. `power` is that of x and
+    y together. A window without motion has error 0.
     """
-    parts = _frequency_energies(power, frames)
-    lost = np.cumsum(parts[:, ::-1], axis=1)[:, ::-1]
-    left = np.concatenate([lost[:, 1:], np.zeros((len(parts), 1))], axis=1)
-    total = np.maximum(lost[:, :1], np.finfo(np.float64).tiny)
-    return np.sqrt(left / total), np.sqrt(left / frames)
+    energies = _frequency_energies(power, frames)
+    from_here_on = np.cumsum(energies[:, ::-1], axis=1)[:, ::-1]
+    lost = np.concatenate([from_here_on[:, 1:], np.zeros((len(energies), 1))], axis=1)
+    total = np.maximum(from_here_on[:, :1], np.finfo(np.float64).tiny)
+    return np.sqrt(lost / total), np.sqrt(lost / frames)
 
 
 def rebin(
     counts: Int64[np.ndarray, " bins"], edges: Float64[np.ndarray, " edges"]
 ) -> Float64[np.ndarray, " cells"]:
-    """Share of the counted values between each two of the rising `edges` (pixels); a bin that an
-    edge cuts is split evenly. What lies outside them is left out.
+    """Share of the counted values between every two neighbors of the rising `edges` (pixels). A
+    bin that an edge cuts is split evenly; values outside the edges are left out.
     """
     below = np.concatenate([[0.0], np.cumsum(counts[: histogram.FINITE_BINS], dtype=np.float64)])
     inside = np.interp(edges, histogram.edges(), below)
@@ -114,121 +113,109 @@ def rebin(
 def amplitude_shares(
     counts: Int64[np.ndarray, "2 bins"], edges: Float64[np.ndarray, " edges"], pixels: Any
 ) -> Float64[np.ndarray, " cells"]:
-    """Share of the coefficients of x and y whose normalised amplitude lies between each two
-    `edges`.
-
-    `pixels[c]` turns amplitudes of component c into pixels.
+    """Share of the coefficients of x and y whose normalized amplitude lies between every two
+    neighbors of `edges`. `pixels[c]` converts amplitudes of component c to pixels.
     """
-    parts = [rebin(counts[c], pixels[c](edges)) * counts[c].sum() for c in range(2)]
-    return np.sum(parts, axis=0) / max(float(counts.sum()), 1.0)
+    of_component = [rebin(counts[c], pixels[c](edges)) * counts[c].sum() for c in range(2)]
+    return np.sum(of_component, axis=0) / max(float(counts.sum()), 1.0)
 
 
 def resolution_scalings(size: tuple[int, int]) -> list[Any]:
-    """Amplitudes as a share of the picture's width (x) and height (y), to pixels."""
+    """Functions that convert shares of the picture's width (x) and height (y) to pixels."""
     return [lambda a, side=side: a * side for side in size]
 
 
 def adaptive_scalings(scale: float | tuple[float, float]) -> list[Any]:
-    """Amplitudes sqrt(|S| / s_f), to pixels."""
+    """Functions that convert amplitudes sqrt(|S| / s_f) of x and y to pixels."""
     x, y = scale if isinstance(scale, tuple) else (scale, scale)
     return [lambda a, s=s: a * a * s for s in (x, y)]
 
 
 def quantile_fan(counts: Int64[np.ndarray, "freq 2 bins"]) -> Float64[np.ndarray, "quantiles freq"]:
-    """Quantiles FAN of |S_k| of x and y together, pixels."""
-    return np.array(
-        [[histogram.quantile(one.sum(axis=0), q) for one in counts] for q in FAN_QUANTILES]
-    )
+    """Quantiles FAN_QUANTILES of |S_k| of x and y together, pixels."""
+    totals = [frequency.sum(axis=0) for frequency in counts]
+    return np.array([[histogram.quantile(total, q) for total in totals] for q in FAN_QUANTILES])
 
 
 class ShardLogEntry(NamedTuple):
-    """A shard of a run, as its log tells."""
+    """One line of a run's log: a shard that was finished."""
 
     elapsed_s: float
-    """Since the beginning of that start of the command."""
+    """Seconds since the command was started."""
     windows: int
     seconds: float
-    """That its worker took."""
+    """Seconds that its worker took."""
     waiting_share: float
     start_time: float
-    """Seconds since 1970 at which that start began."""
+    """When the command was started, seconds since 1970."""
 
 
 @dataclass(frozen=True)
 class MeasuredWindows:
-    """Measured windows that are kept by the same thresholds."""
+    """Windows that are judged by the same thresholds."""
 
     measures: Any
-    """Columns by the names of Measures, float64 [windows] each."""
+    """A column for each field of FilterMeasures, float64 [windows]."""
     thresholds: Thresholds
     is_stored: Bool[np.ndarray, " windows"]
     """Whether the window's sample is in a shard."""
 
 
 class _ThresholdSweep(NamedTuple):
-    """What would be kept for each value of one threshold."""
+    """How many windows each value of one threshold would keep."""
 
     values: list[float]
     kept: list[int]
     stored: list[int]
-    """Of those, the windows whose samples are in a shard already."""
+    """How many of those have their samples in a shard already."""
     start: int
-    """Index of the present threshold."""
+    """Index of the current threshold in `values`."""
 
 
 def sweep_threshold(
     groups: Sequence[MeasuredWindows], rule: Rule, ends: tuple[float, float]
 ) -> _ThresholdSweep:
-    """Counts for some hundred values of one threshold between `ends`, and for `off`, with all
-    others left as they are.
+    """Counts for about a hundred values of one threshold between `ends`, and for `off`; all other
+    thresholds stay as they are.
 
-    Where the groups have different thresholds, each keeps its own others; the present one is the
-    first's.
+    If the groups have different thresholds, each keeps its others; the current one is that of the
+    first group.
     """
-    present = getattr(groups[0].thresholds, rule.threshold)
-    values = _slider_values(rule, ends, present)
+    current = getattr(groups[0].thresholds, rule.threshold)
+    values = _slider_values(rule, ends, current)
     kept, stored = np.zeros(len(values), int), np.zeros(len(values), int)
+    other_reasons = [reason for reason in RULES if reason != rule.reason]
     for group in groups:
-        others = ~np.any(
-            [
-                RULES[reason](group.measures, group.thresholds)
-                for reason in RULES
-                if reason != rule.reason
-            ],
-            axis=0,
-        )
+        rejections = [RULES[reason](group.measures, group.thresholds) for reason in other_reasons]
+        passes_others = ~np.any(rejections, axis=0)
         for i, value in enumerate(values):
-            passes = others & ~RULES[rule.reason](
-                group.measures, replace(group.thresholds, **{rule.threshold: value})
-            )
+            thresholds = replace(group.thresholds, **{rule.threshold: value})
+            passes = passes_others & ~RULES[rule.reason](group.measures, thresholds)
             kept[i] += np.count_nonzero(passes)
             stored[i] += np.count_nonzero(passes & group.is_stored)
-    return _ThresholdSweep(values, kept.tolist(), stored.tolist(), values.index(present))
+    return _ThresholdSweep(values, kept.tolist(), stored.tolist(), values.index(current))
 
 
-def _slider_values(rule: Rule, ends: tuple[float, float], present: float) -> list[float]:
-    """Values evenly spaced over the axis of a measure, the nearest one replaced by the present
-    threshold, and `off`.
+def _slider_values(rule: Rule, ends: tuple[float, float], current: float) -> list[float]:
+    """Values evenly spaced over the axis of a measure, the nearest of which is replaced by the
+    current threshold, and `off`.
     """
-    spaced = (
-        np.geomspace(*ends, _SLIDER_STEPS)
-        if rule.measure in LOG_AXIS_MEASURES
-        else np.linspace(*ends, _SLIDER_STEPS)
-    )
+    space = np.geomspace if rule.measure in LOG_AXIS_MEASURES else np.linspace
+    spaced = space(*ends, _SLIDER_STEPS)
     values = [float(f"{value:.3g}") for value in spaced]
-    if isfinite(present):
-        values[int(np.abs(spaced - present).argmin())] = present
-    return sorted({*values, present, rule.off_value})
+    if isfinite(current):
+        values[int(np.abs(spaced - current).argmin())] = current
+    return sorted({*values, current, rule.off_value})
 
 
 def axis_limits(
-    measure: str, measured: Float64[np.ndarray, " windows"], thresholds: Sequence[float]
+    measure: str, values: Float64[np.ndarray, " windows"], thresholds: Sequence[float]
 ) -> tuple[float, float]:
-    """Ends of the axis of a measure: all but the outermost hundredth of the windows, and every
-    finite threshold, with room.
+    """Ends of the axis of a measure, such that all but the outermost hundredth of its values and
+    every finite threshold lie inside, with room.
     """
-    finite = [value for value in thresholds if isfinite(value)]
-    inner = np.quantile(measured, [0.005, 0.995]) if len(measured) else np.array([0.0, 1.0])
+    finite = [threshold for threshold in thresholds if isfinite(threshold)]
+    inner = np.quantile(values, [0.005, 0.995]) if len(values) else np.array([0.0, 1.0])
     low, high = float(min([inner[0], *finite])), float(max([inner[1], *finite]))
     if measure in LOG_AXIS_MEASURES:
         low = max(low, high / 1e4, 1e-6)
@@ -238,24 +225,24 @@ def axis_limits(
 
 
 class _RunHistory(NamedTuple):
-    """A run, over all starts of its command."""
+    """The progress of a run over all starts of its command."""
 
     minutes: Float64[np.ndarray, " shards"]
-    """At which each shard was committed, with the starts put one after the other."""
+    """When each shard was committed; the starts follow each other without a pause."""
     windows: Int64[np.ndarray, " shards"]
-    """Decided until then."""
+    """How many windows were decided until then."""
     restarts: list[float]
     """Minutes at which the command was started again."""
     waiting_share: float
-    """Of the workers' time, 0 to 1."""
+    """Share of the workers' time spent waiting, 0 to 1."""
     worker_minutes: float
     rate: float
-    """Windows a second."""
+    """Windows per second."""
 
 
 def merge_logs(logs: Sequence[Sequence[ShardLogEntry]]) -> _RunHistory | None:
-    """What the logs say together, one after the other; None where they say nothing. A start of the
-    command is known by the moment at which it began.
+    """The history in several logs, one after the other; None if they are empty. Lines of one start
+    of the command have the same start time.
     """
     minutes, windows, restarts, began, last = [], [], [], 0.0, 0.0
     for log in logs:

@@ -1,10 +1,9 @@
-"""Procedural scenes of swaying things whose motion is known exactly, and the video files and truth
-made from them.
+"""Renders procedural scenes whose motion is known exactly, and writes their videos and true motion.
 
 A scene is a stack of painted layers. A layer's material point q is at rest at q and at time t at q
 + u(q, t), with u(q, t) = sum_j a_j phi_j(q) cos(2 pi f_j t + theta_j) exp(-d_j t). A frame looks
 up, for the position x of each pixel, the q with q + u(q, t) = x. Positions are in picture widths: x
-from 0 to 1, y downwards from 0 to 0.625; the centre of pixel i of W is at (i + 0.5) / W.
+from 0 to 1, y downwards from 0 to 0.625; the center of pixel i of W is at (i + 0.5) / W.
 Displacements are in pixels of the working resolution, 256 wide.
 """
 
@@ -22,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.images.encode import TICKS_PER_SECOND, TimedFrame, write_h264
 from pipeline.motion.spectrum import to_spectrum
+from schemas.sample import complex_to_channels
 
 WORKING_SIZE = (256, 160)
 VIDEO_SIZE = (512, 320)
@@ -29,22 +29,22 @@ ASPECT = 0.625
 TEXELS_PER_WIDTH = 1024
 """Texture pixels per picture width: twice the video's."""
 MARGIN = 0.125
-"""Painted beyond each side of the picture, in picture widths."""
+"""Width of what is painted beyond each side of the picture, in picture widths."""
 _NODES_PER_WIDTH = 48
-"""Nodes per picture width at which u is inverted; between them cubic splines (error under 1e-3 px).
+"""Nodes per picture width at which u is inverted; cubic splines interpolate between them, with an
+error under 1e-3 px.
 """
 _EDGE_PX = 3
-"""Truth this near a layer's edge is not trusted: flow estimators see a neighbourhood, not a point.
-"""
+"""Truth this near a layer's edge is not trusted, because flow estimators see a neighborhood."""
 
 Points = Float64[np.ndarray, "2 *points"]
 _Shape = Callable[[Points], Points]
-"""phi: positions at rest to directions, of length about 1 at its largest."""
+"""phi: maps positions at rest to directions, whose largest length is about 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mode:
-    """One oscillation of a layer."""
+    """One term of u: an oscillation of a layer."""
 
     shape: _Shape
     amplitude_px: float
@@ -53,7 +53,7 @@ class Mode:
     phase: float = 0.0
     """theta, radians."""
     damping: float = 0.0
-    """d, 1/s; 0: driven by wind."""
+    """d, 1/s; 0 if wind drives it."""
 
     def weight(self, times: float | np.ndarray) -> float | np.ndarray:
         """a cos(2 pi f t + theta) exp(-d t), in picture widths."""
@@ -63,21 +63,25 @@ class Mode:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Layer:
+    """A painted sheet and how it sways."""
+
     texture: Float32[np.ndarray, "rows columns 4"]
-    """RGB times alpha, and alpha, 0 to 255, at rest, MARGIN included."""
+    """RGB times alpha, and alpha, 0 to 255, at rest, including MARGIN."""
     modes: tuple[Mode, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
+    """A stack of layers before a camera."""
+
     layers: tuple[Layer, ...]
     """From back to front; the first is opaque."""
     pan_px_per_s: tuple[float, float] = (0.0, 0.0)
     """Speed of the picture's content as the camera turns, pixels at 256 wide a second."""
     grain: float = 0.0
-    """Standard deviation of the camera's noise, levels."""
+    """Standard deviation of the camera's noise, gray levels."""
     cut_to: tuple[float, "Scene"] | None = None
-    """From this time on, seconds, another scene is shown."""
+    """The time of a cut, seconds, and the scene that is shown from then on."""
 
     def pan(self, times: float | np.ndarray) -> np.ndarray:
         """Shift of the whole picture since time 0, [2, *times], picture widths."""
@@ -85,7 +89,7 @@ class Scene:
 
 
 def pixel_centers(size: tuple[int, int]) -> Points:
-    """Positions [2, H, W] of the pixel centres of a picture of `size` (width, height)."""
+    """Positions [2, H, W] of the pixel centers of a picture of `size` (width, height)."""
     width, height = size
     return np.stack(
         np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) * ASPECT / height)
@@ -98,8 +102,8 @@ def displacement(layer: Layer, q: Points, t: float) -> Points:
 
 
 def rest_points(layer: Layer, x: Points, t: float) -> Points:
-    """q with q + u(q, t) = x, to 5e-4 px, by fixed-point iteration (u contracts: its gradient stays
-    under 1/2).
+    """q with q + u(q, t) = x, to 5e-4 px, by fixed-point iteration, which converges because the
+    gradient of u stays under 1/2. Raises ValueError if it does not converge.
     """
     q = x
     for _ in range(40):
@@ -111,8 +115,8 @@ def rest_points(layer: Layer, x: Points, t: float) -> Points:
 
 @functools.cache
 def _upsampling(count: int, length: float) -> tuple[np.ndarray, np.ndarray]:
-    """Node positions along one side, two beyond each end, and the matrix [nodes, count] of spline
-    weights at the pixel centres.
+    """Positions of the nodes along one side, two of them beyond each end, and the matrix [nodes,
+    count] of spline weights at the pixel centers.
     """
     nodes = (np.arange(round(length * _NODES_PER_WIDTH) + 5) - 2) / _NODES_PER_WIDTH
     weights = make_interp_spline(nodes, np.eye(len(nodes)))(
@@ -124,7 +128,7 @@ def _upsampling(count: int, length: float) -> tuple[np.ndarray, np.ndarray]:
 def _texel_map(
     scene: Scene, layer: Layer, t: float, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where in the texture each pixel looks at time t: columns and rows, float32 [H, W]."""
+    """Columns and rows of the texture that each pixel shows at time t, float32 [H, W] each."""
     (xs, across), (ys, down) = _upsampling(size[0], 1.0), _upsampling(size[1], ASPECT)
     nodes = np.stack(np.meshgrid(xs, ys)) - scene.pan(t)[:, None, None]
     texels = (rest_points(layer, nodes, t) + MARGIN) * TEXELS_PER_WIDTH - 0.5
@@ -134,23 +138,22 @@ def _texel_map(
 def render_frame(
     scene: Scene, t: float, size: tuple[int, int] = VIDEO_SIZE
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The frame at time t, RGB; layers cover each other by their alpha."""
+    """The frame at time t, RGB. Layers cover each other by their alpha."""
     if scene.cut_to is not None and t >= scene.cut_to[0]:
         return render_frame(scene.cut_to[1], t, size)
     frame = np.zeros((size[1], size[0], 3), np.float32)
     for index, layer in enumerate(scene.layers):
-        look = cv2.remap(
+        rgba = cv2.remap(
             layer.texture,
             *_texel_map(scene, layer, t, size),
             cv2.INTER_CUBIC,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        light = 1 - cv2.cvtColor(look[..., 3], cv2.COLOR_GRAY2BGR) / 255 if index else 0.0
-        frame = cv2.cvtColor(look, cv2.COLOR_BGRA2BGR) + frame * light
+        transparency = 1 - cv2.cvtColor(rgba[..., 3], cv2.COLOR_GRAY2BGR) / 255 if index else 0.0
+        frame = cv2.cvtColor(rgba, cv2.COLOR_BGRA2BGR) + frame * transparency
     if scene.grain:
-        frame += scene.grain * np.random.default_rng(round(t * TICKS_PER_SECOND)).standard_normal(
-            frame.shape, np.float32
-        )
+        rng = np.random.default_rng(round(t * TICKS_PER_SECOND))
+        frame += scene.grain * rng.standard_normal(frame.shape, np.float32)
     return np.clip(np.rint(frame), 0, 255).astype(np.uint8)
 
 
@@ -160,20 +163,16 @@ def true_motion(
     times: Float64[np.ndarray, " time"],
     size: tuple[int, int] = WORKING_SIZE,
 ) -> Float32[np.ndarray, "time 2 height width"]:
-    """F_t(p) = u(q, start + t) - u(q, start), where q is seen at p at the start; pixels of
-    `size` (PAPER, motion texture).
+    """The motion texture F_t(p) = u(q, start + t) - u(q, start), for the q seen at p at the start;
+    in pixels of `size` (Generative Image Dynamics, section 3).
 
     `times` are seconds after the start. Each pixel follows the front-most layer that covers at
     least half of it.
     """
-    front, x = (
-        _front_layers(scene, start_s, size)[0],
-        pixel_centers(size) - scene.pan(start_s)[:, None, None],
-    )
-    changes, shapes = (
-        [scene.pan(times)[0], scene.pan(times)[1]],
-        [np.ones_like(x) * axis for axis in np.eye(2)[..., None, None]],
-    )
+    front, _ = _front_layers(scene, start_s, size)
+    x = pixel_centers(size) - scene.pan(start_s)[:, None, None]
+    changes = [scene.pan(times)[0], scene.pan(times)[1]]
+    shapes = [np.ones_like(x) * axis for axis in np.eye(2)[..., None, None]]
     for index, layer in enumerate(scene.layers):
         q = rest_points(layer, x[:, front == index], start_s)
         for mode in layer.modes:
@@ -189,8 +188,8 @@ def trusted_mask(
     motion: Float32[np.ndarray, "time 2 height width"],
     times: Float64[np.ndarray, " time"],
 ) -> Bool[np.ndarray, "height width"]:
-    """Pixels EDGE_PX or more from any layer's edge that stay in the picture and uncovered at all
-    `times` (after the start).
+    """Where the true motion can be trusted: pixels at least _EDGE_PX from any layer's edge that
+    stay in the picture and uncovered at all `times` (seconds after the start).
     """
     height, width = motion.shape[2:]
     front, edge = _front_layers(scene, start_s, (width, height))
@@ -200,38 +199,36 @@ def trusted_mask(
         np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
     )
     for (dx, dy), t in zip(motion, times, strict=True):
-        later = _front_layers(scene, start_s + t, (width, height))[0]
-        valid &= (
-            cv2.remap(
-                later,
-                columns + dx,
-                rows + dy,
-                cv2.INTER_NEAREST,
-                borderMode=cv2.BORDER_CONSTANT,
-                borderValue=-1,
-            )
-            == front
+        later, _ = _front_layers(scene, start_s + t, (width, height))
+        front_later = cv2.remap(
+            later,
+            columns + dx,
+            rows + dy,
+            cv2.INTER_NEAREST,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=-1,
         )
+        valid &= front_later == front
     return valid
 
 
 @functools.lru_cache(8)
 def _coverage(layer: Layer, width: int) -> np.ndarray:
-    """Alpha 0 to 1, averaged as a pixel of a picture of this width does."""
+    """Alpha of a layer, 0 to 1, averaged over the area of a pixel in a picture of this width."""
     return cv2.GaussianBlur(layer.texture[..., 3], (0, 0), 0.4 * TEXELS_PER_WIDTH / width) / 255
 
 
 def _front_layers(scene: Scene, t: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The index of the front-most layer with alpha > 0.5 at each pixel, float32, and where any
-    alpha is in between.
+    """The index of the front-most layer with alpha > 0.5 at each pixel, float32, and the pixels at
+    which any alpha is neither 0 nor 1.
     """
     front, edge = np.zeros(size[::-1], np.float32), np.zeros(size[::-1], bool)
     for index, layer in enumerate(scene.layers[1:], 1):
-        seen = cv2.remap(
+        alpha = cv2.remap(
             _coverage(layer, size[0]), *_texel_map(scene, layer, t, size), cv2.INTER_LINEAR
         )
-        front[seen > 0.5] = index
-        edge |= (seen > 0.02) & (seen < 0.98)
+        front[alpha > 0.5] = index
+        edge |= (alpha > 0.02) & (alpha < 0.98)
     return front, edge
 
 
@@ -241,13 +238,13 @@ def write_clip(
     times: Float64[np.ndarray, " frames"],
     size: tuple[int, int] = VIDEO_SIZE,
 ) -> None:
-    """The frames at `times` (seconds, whole ticks of CLOCK) as H.264 in mp4 (encode.write_h264);
-    the same bytes each time.
+    """Writes the frames at `times` (seconds, rounded to TICKS_PER_SECOND) as H.264 in mp4 (see
+    encode.write_h264); the same bytes each time.
     """
     ticks = np.rint(times * TICKS_PER_SECOND).astype(int)
     ends = np.append(ticks[1:], 2 * ticks[-1] - ticks[-2])
     with threadpool_limits(1, "blas"):
-        shown = (
+        frames = (
             TimedFrame(
                 render_frame(scene, begin / TICKS_PER_SECOND, size), int(begin), int(end - begin)
             )
@@ -255,7 +252,7 @@ def write_clip(
         )
         write_h264(
             path,
-            shown,
+            frames,
             rate=round(1 / np.diff(times).mean()),
             options=dict(crf="12", preset="superfast"),
             index_first=False,
@@ -271,38 +268,32 @@ def write_truth(
     time: int = 150,
     frequencies: int = 16,
 ) -> None:
-    """One window's truth at WORKING as safetensors: motion float16 [T, 2, H, W], spectrum [K, 4, H,
-    W], valid uint8 [H, W].
-
-    The four channels of the spectrum are re x, im x, re y, im y, raw; everything in pixels.
+    """Writes the truth of one window at WORKING_SIZE as safetensors: motion float16 [T, 2, H, W],
+    spectrum float32 [K, 4, H, W] with the raw channels re x, im x, re y, im y, both in pixels, and
+    valid uint8 [H, W].
     """
     times = np.arange(time) / fps
     motion = true_motion(scene, start_s, times)
-    volume = to_spectrum(motion, frequencies)
-    channels = np.stack([np.real(volume), np.imag(volume)], axis=2).reshape(
-        frequencies, 4, *motion.shape[2:]
-    )
+    spectrum = complex_to_channels(to_spectrum(motion, frequencies))
     valid = trusted_mask(scene, start_s, motion[::3], times[::3])
-    save_file(
-        {
-            "motion": motion.astype(np.float16),
-            "spectrum": channels.astype(np.float32),
-            "valid": valid.astype(np.uint8),
-        },
-        path,
-    )
+    tensors = {
+        "motion": motion.astype(np.float16),
+        "spectrum": spectrum.astype(np.float32),
+        "valid": valid.astype(np.uint8),
+    }
+    save_file(tensors, path)
 
 
 def bend(
     *, length: float, order: int = 1, waves: float = 0.0, shift: float = 0.0, lift: float = 0.15
 ) -> _Shape:
-    """Cantilevers with their tips at the picture's top, clamped `length` below, in bending
-    mode 1 or 2 (Euler-Bernoulli).
+    """The shape of cantilevers with their tips at the picture's top, clamped `length` below, in
+    bending mode `order` 1 or 2 (Euler-Bernoulli).
 
-    `waves` cycles of cosine across the picture modulate it; two modes a quarter cycle apart in
-    `shift` (in cycles) and in phase make the gust run. `lift` is the vertical part.
+    A cosine of `waves` cycles across the picture modulates it; two modes a quarter cycle apart in
+    `shift` (in cycles) and in phase make a traveling gust. `lift` is the share of vertical motion.
     """
-    beta = (1.875104, 4.694091)[order - 1]
+    beta = (1.875104, 4.694091)[order - 1]  # roots of cos(b) cosh(b) = -1
     sigma = (np.cosh(beta) + np.cos(beta)) / (np.sinh(beta) + np.sin(beta))
 
     def shape(q: Points) -> Points:
@@ -315,7 +306,7 @@ def bend(
 
 
 def swing(*, pivot: tuple[float, float], length: float) -> _Shape:
-    """A pendulum's small rotation about `pivot`, 1 at `length` from it."""
+    """The shape of a pendulum's small rotation about `pivot`, of length 1 at `length` from it."""
     return lambda q: np.stack([q[1] - pivot[1], pivot[0] - q[0]]) / length
 
 
@@ -326,8 +317,8 @@ def wave(
     shift: float = 0.0,
     envelope: Callable[[Points], np.ndarray] | None = None,
 ) -> _Shape:
-    """A standing wave along `direction`, with `cycles` across one picture width in x and y, inside
-    a smooth envelope (none: everywhere).
+    """The shape of a standing wave along `direction`, with `cycles` per picture width in x and y,
+    inside a smooth envelope (everywhere if there is none).
     """
 
     def shape(q: Points) -> Points:
@@ -340,17 +331,20 @@ def wave(
 
 
 def traveling_wave(
-    make: Callable[..., _Shape],
+    make_shape: Callable[..., _Shape],
     *,
     amplitude_px: float,
     frequency_hz: float,
     phase: float = 0.0,
     **kwargs,
 ) -> tuple[Mode, ...]:
-    """A travelling wave as two standing modes, a quarter cycle apart in space and in time."""
+    """A traveling wave as two standing modes, a quarter cycle apart in space and in time.
+
+    `kwargs` are those of `make_shape`, which is `bend` or `wave`.
+    """
     return tuple(
         Mode(
-            shape=make(shift=quarter, **kwargs),
+            shape=make_shape(shift=quarter, **kwargs),
             amplitude_px=amplitude_px,
             frequency_hz=frequency_hz,
             phase=phase + 2 * np.pi * quarter,

@@ -1,5 +1,7 @@
-"""The scenes of the demo and the tests: procedural paint, and what sways how (docs in
-pipeline/synthetic/render.py).
+"""Paints the scenes of the demo and the tests, and says how their layers sway.
+
+pipeline/synthetic/render.py explains scenes, layers and modes. The order of the random draws fixes
+the scenes: equal seeds give equal scenes.
 """
 
 from collections.abc import Callable
@@ -30,13 +32,14 @@ CANVAS_ROWS, CANVAS_COLUMNS = (
 X, Y = (
     np.stack(np.meshgrid(np.arange(CANVAS_COLUMNS), np.arange(CANVAS_ROWS))) + 0.5
 ) / TEXELS_PER_WIDTH - MARGIN
+"""Position of each texel of a canvas, in picture widths."""
 
 
 def noise(
     rng: np.random.Generator, cells: int = 4, octaves: int = 6, fall: float = 0.75
 ) -> Float32[np.ndarray, "rows columns"]:
-    """Cloudy noise of deviation 1: octaves from `cells` per picture width upwards, each `fall`
-    times the last.
+    """Cloudy noise of mean 0 and deviation 1: octaves from `cells` cells per picture width upwards,
+    each with `fall` times the amplitude of the last.
     """
     total = np.zeros((CANVAS_ROWS, CANVAS_COLUMNS), np.float32)
     for octave in range(octaves):
@@ -51,12 +54,12 @@ def noise(
 
 
 def color_ramp(
-    value: np.ndarray, *colours: tuple[int, int, int]
+    value: np.ndarray, *colors: tuple[int, int, int]
 ) -> Float32[np.ndarray, "rows columns 3"]:
-    """A colour ramp looked up at values 0 to 1."""
-    stops = np.linspace(0, 1, len(colours))
+    """Colors of a ramp through `colors` at values 0 to 1."""
+    stops = np.linspace(0, 1, len(colors))
     return np.stack(
-        [np.interp(value, stops, channel) for channel in np.transpose(colours)], -1
+        [np.interp(value, stops, channel) for channel in np.transpose(colors)], -1
     ).astype(np.float32)
 
 
@@ -67,13 +70,14 @@ def draw_blade(
     *,
     bow: float,
     width: float,
-    colour: np.ndarray,
+    color: np.ndarray,
     leaf: float = 0.0,
 ) -> None:
-    """One curved blade, its two halves lit differently: a tapered stalk, with `leaf` 1 widest in
-    its middle.
+    """Draws a curved blade whose two halves are lit differently: a tapered stalk with `leaf` 0, a
+    leaf that is widest in its middle with `leaf` 1.
 
-    `bow` is the sideways bulge as a share of the length; `width` half the width, picture widths.
+    `bow` is the sideways bulge as a share of the length; `width` is half the width, in picture
+    widths.
     """
     s = np.linspace(0, 1, 14)[:, None]
     along = tip - root
@@ -82,25 +86,22 @@ def draw_blade(
     half = width * (leaf * np.sin(np.pi * s**0.8) + (1 - leaf) * (1 - s) ** 0.6) * across
     for side, light in ((half, 1.0), (-half, 0.78)):
         outline = np.concatenate([spine, (spine + side)[::-1]])
-        ticks = np.rint(((outline + MARGIN) * TEXELS_PER_WIDTH - 0.5) * 16).astype(np.int32)
-        cv2.fillPoly(
-            canvas, [ticks], (*(float(c) * light for c in colour), 255.0), cv2.LINE_AA, shift=4
-        )
+        # fillPoly takes whole numbers of 1/16 texel
+        points = np.rint(((outline + MARGIN) * TEXELS_PER_WIDTH - 0.5) * 16).astype(np.int32)
+        rgba = (*(float(channel) * light for channel in color), 255.0)
+        cv2.fillPoly(canvas, [points], rgba, cv2.LINE_AA, shift=4)
 
 
-def make_layer(
-    colour: np.ndarray, alpha: np.ndarray | float, modes: tuple[Mode, ...] = ()
-) -> Layer:
-    """Paint as a layer: alpha 0 to 1, colours not yet multiplied by it; blurred so that the video
-    does not alias.
-    """
-    alpha = (
-        np.broadcast_to(np.asarray(alpha, np.float32), (CANVAS_ROWS, CANVAS_COLUMNS))[..., None]
-        * 255
-    )
-    rgba = np.concatenate([np.clip(colour, 0, 255) * alpha / 255, alpha], axis=-1).astype(
-        np.float32
-    )
+def make_layer(color: np.ndarray, alpha: np.ndarray | float, modes: tuple[Mode, ...] = ()) -> Layer:
+    """A layer of painted colors, which are not yet multiplied by their alpha, 0 to 1."""
+    full_alpha = np.broadcast_to(np.asarray(alpha, np.float32), (CANVAS_ROWS, CANVAS_COLUMNS))
+    levels = full_alpha[..., None] * 255
+    rgba = np.concatenate([np.clip(color, 0, 255) * levels / 255, levels], axis=-1)
+    return _blurred_layer(rgba.astype(np.float32), modes)
+
+
+def _blurred_layer(rgba: Float32[np.ndarray, "rows columns 4"], modes: tuple[Mode, ...]) -> Layer:
+    """A layer blurred by about one texel, so that the video does not alias."""
     return Layer(texture=cv2.GaussianBlur(rgba, (0, 0), 1.1), modes=modes)
 
 
@@ -111,40 +112,37 @@ def _layer_from_canvas(
     *,
     detail: float = 0.18,
 ) -> Layer:
-    """What was drawn on an empty canvas (colours come multiplied by alpha), with fine detail on it."""
+    """A layer of what was drawn on a canvas, where colors are multiplied by alpha, with fine detail
+    added.
+    """
     rgba = canvas.astype(np.float32)
     rgba[..., :3] = np.clip(
         rgba[..., :3] * (1 + detail * noise(rng, 48, 4, 1.0))[..., None], 0, rgba[..., 3:]
     )
-    return Layer(texture=cv2.GaussianBlur(rgba, (0, 0), 1.1), modes=modes)
+    return _blurred_layer(rgba, modes)
 
 
 def random_shade(
-    rng: np.random.Generator, light: float, *colours: tuple[int, int, int]
+    rng: np.random.Generator, light: float, *colors: tuple[int, int, int]
 ) -> np.ndarray:
-    """One of the colours, varied, at this brightness."""
-    return np.clip(
-        light * rng.uniform(0.7, 1.25) * (np.array(rng.choice(colours)) + rng.normal(0, 10, 3)),
-        4,
-        250,
-    )
+    """One of the colors, varied, at the brightness `light`."""
+    shade = light * rng.uniform(0.7, 1.25) * (np.array(rng.choice(colors)) + rng.normal(0, 10, 3))
+    return np.clip(shade, 4, 250)
 
 
 def draw_foliage(
     canvas: np.ndarray,
     rng: np.random.Generator,
     count: int,
-    colours: tuple,
+    colors: tuple,
     *,
     size: float = 0.06,
     light: float = 1.0,
 ) -> None:
-    """Leaves in all directions over the whole canvas, the nearer ones brighter."""
+    """Draws leaves in all directions over the whole canvas, the later, nearer ones brighter."""
     for i in range(count):
-        root, angle = (
-            rng.uniform((-MARGIN, -MARGIN), (1 + MARGIN, ASPECT + MARGIN)),
-            rng.uniform(0, 2 * np.pi),
-        )
+        root = rng.uniform((-MARGIN, -MARGIN), (1 + MARGIN, ASPECT + MARGIN))
+        angle = rng.uniform(0, 2 * np.pi)
         tip = root + size * rng.uniform(0.6, 1.4) * np.array([np.cos(angle), np.sin(angle)])
         draw_blade(
             canvas,
@@ -153,15 +151,15 @@ def draw_foliage(
             bow=rng.normal(0, 0.08),
             width=size * rng.uniform(0.12, 0.2),
             leaf=1.0,
-            colour=random_shade(rng, light * (0.3 + 0.7 * i / count), *colours),
+            color=random_shade(rng, light * (0.3 + 0.7 * i / count), *colors),
         )
 
 
-def make_canvas(colour: tuple[int, int, int] | None = None) -> UInt8[np.ndarray, "rows columns 4"]:
-    """A transparent canvas, or a filled one."""
+def make_canvas(color: tuple[int, int, int] | None = None) -> UInt8[np.ndarray, "rows columns 4"]:
+    """A canvas filled with a color, or a transparent one."""
     return np.full(
         (CANVAS_ROWS, CANVAS_COLUMNS, 4),
-        (0, 0, 0, 0) if colour is None else (*colour, 255),
+        (0, 0, 0, 0) if color is None else (*color, 255),
         np.uint8,
     )
 
@@ -200,14 +198,14 @@ def reeds(rng: np.random.Generator) -> Scene:
     )
     wall, near = make_canvas((40, 52, 30)), make_canvas()
     _draw_reed_bed(wall, rng, 1500, light=(0.3, 1.0), tips=(-0.15, 0.5), spread=(-0.15, 1.15))
-    for centre in (0.14, 0.86):
+    for center in (0.14, 0.86):
         _draw_reed_bed(
             near,
             rng,
             200,
             light=(0.9, 1.25),
             tips=(-0.1, 0.35),
-            spread=(centre - 0.1, centre + 0.1),
+            spread=(center - 0.1, center + 0.1),
             heads=8,
         )
     lean = Mode(
@@ -228,7 +226,7 @@ def _draw_reed_bed(
     spread: tuple[float, float],
     heads: int = 30,
 ) -> None:
-    """Blades from below the picture, the last drawn brightest, with cattail heads on some."""
+    """Draws blades from below the picture, the last ones brightest, with cattail heads on some."""
     for i in range(count):
         root = np.array([rng.uniform(*spread), 0.8])
         tip = np.array([root[0] + rng.normal(0, 0.09), rng.uniform(*tips)])
@@ -239,7 +237,7 @@ def _draw_reed_bed(
             tip,
             bow=rng.normal(0, 0.05),
             width=rng.uniform(0.004, 0.011),
-            colour=random_shade(rng, glow, *_GREENS, *_STRAW),
+            color=random_shade(rng, glow, *_GREENS, *_STRAW),
         )
         if i % (count // heads) == 0:
             along = (tip - root) / np.hypot(*(tip - root))
@@ -250,7 +248,7 @@ def _draw_reed_bed(
                 bow=0.0,
                 width=0.012,
                 leaf=0.8,
-                colour=random_shade(rng, glow, (112, 70, 40)),
+                color=random_shade(rng, glow, (112, 70, 40)),
             )
 
 
@@ -298,12 +296,12 @@ def plant(rng: np.random.Generator) -> Scene:
 
 
 def _draw_branch(sheet: np.ndarray, rng: np.random.Generator, light: float) -> None:
-    """A stem from the foot of the shrub with leaves on both sides."""
+    """Draws a stem from the foot of the shrub with leaves on both sides."""
     root = np.array([rng.normal(0.5, 0.06), 0.78])
     angle, reach = rng.normal(0, 0.55), rng.uniform(0.35, 0.75)
     tip = root + reach * np.array([np.sin(angle), -np.cos(angle)])
     draw_blade(
-        sheet, root, tip, bow=0.0, width=0.006, colour=random_shade(rng, light, (104, 78, 50))
+        sheet, root, tip, bow=0.0, width=0.006, color=random_shade(rng, light, (104, 78, 50))
     )
     for s in np.linspace(0.25, 1, 13):
         for side in (-1, 1):
@@ -317,12 +315,12 @@ def _draw_branch(sheet: np.ndarray, rng: np.random.Generator, light: float) -> N
                 bow=0.1 * side,
                 width=rng.uniform(0.012, 0.018),
                 leaf=1.0,
-                colour=random_shade(rng, light, *_GREENS, (150, 186, 78)),
+                color=random_shade(rng, light, *_GREENS, (150, 186, 78)),
             )
 
 
 def cloth(rng: np.random.Generator) -> Scene:
-    """A printed cloth that hangs from a rail before a brick wall."""
+    """A printed cloth hanging from a rail before a brick wall."""
 
     def hang(q: Points) -> np.ndarray:
         return 1 - np.exp((0.028 - q[1]) / 0.11)
@@ -350,11 +348,9 @@ def cloth(rng: np.random.Generator) -> Scene:
             phase=rng.uniform(0, 6.28),
         ),
     )
-    print_, inks = (
-        make_canvas((206, 192, 160)),
-        ((150, 44, 40), (30, 62, 104), (196, 140, 50), (52, 96, 70)),
-    )
-    draw_foliage(print_, rng, 900, inks, size=0.05, light=1.0)
+    fabric = make_canvas((206, 192, 160))
+    inks = ((150, 44, 40), (30, 62, 104), (196, 140, 50), (52, 96, 70))
+    draw_foliage(fabric, rng, 900, inks, size=0.05, light=1.0)
     turn = 2 * np.pi * (6.5 * X + 0.2 * np.sin(5 * X) + 0.15 * np.sin(4 * Y + 9 * X))
     fold = (np.cos(turn) + 0.35 * np.cos(2 * turn + 1)) * (0.7 + 0.4 * Y)
     weave = np.cos(2 * np.pi * 110 * X) * np.cos(2 * np.pi * 110 * Y)
@@ -365,12 +361,13 @@ def cloth(rng: np.random.Generator) -> Scene:
     return Scene(
         layers=(
             make_layer(_paint_bricks(rng), 1.0),
-            make_layer(print_[..., :3] * light[..., None], shape, modes),
+            make_layer(fabric[..., :3] * light[..., None], shape, modes),
         )
     )
 
 
 def _paint_bricks(rng: np.random.Generator) -> np.ndarray:
+    """A brick wall with a wooden rail across its top, RGB."""
     row = np.floor(Y / 0.045)
     column = np.floor(X / 0.11 + 0.5 * (row % 2))
     tone = rng.uniform(0.2, 0.9, (64, 64))[row.astype(int) % 64, column.astype(int) % 64]
@@ -389,7 +386,7 @@ def _paint_bricks(rng: np.random.Generator) -> np.ndarray:
 
 
 def lantern(rng: np.random.Generator) -> Scene:
-    """A paper lantern swings before a hedge in the wind."""
+    """A paper lantern swinging before a hedge in the wind."""
     hedge = make_canvas((20, 34, 24))
     draw_foliage(hedge, rng, 3200, _GREENS, size=0.05, light=0.75)
     tall = 1.6
@@ -436,7 +433,7 @@ def _paper_lantern(rng: np.random.Generator, modes: tuple[Mode, ...]) -> Layer:
         bow=0.0,
         width=0.006,
         leaf=0.5,
-        colour=np.array((70, 50, 40)),
+        color=np.array((70, 50, 40)),
     )
     for _ in range(60):
         root = np.array([rng.uniform(0.47, 0.53), 0.47])
@@ -446,7 +443,7 @@ def _paper_lantern(rng: np.random.Generator, modes: tuple[Mode, ...]) -> Layer:
             root + np.array([rng.normal(0, 0.012), rng.uniform(0.1, 0.15)]),
             bow=0.0,
             width=0.004,
-            colour=random_shade(rng, 1.0, (206, 150, 50)),
+            color=random_shade(rng, 1.0, (206, 150, 50)),
         )
     across, up = (X - 0.5) / 0.17, (Y - 0.3) / 0.17
     radius = np.hypot(across, up)
@@ -460,14 +457,14 @@ def _paper_lantern(rng: np.random.Generator, modes: tuple[Mode, ...]) -> Layer:
         motif[..., :3] * glow[..., None],
     )
     body = (np.clip((1 - radius) * 0.17 * TEXELS_PER_WIDTH, 0, 1) * (np.abs(up) < 0.98))[..., None]
-    rest = sheet.astype(np.float32) * (1 - body)
-    rgba = np.concatenate([np.clip(paper, 0, 255) * body, 255 * body], -1) + rest
-    return Layer(texture=cv2.GaussianBlur(rgba.astype(np.float32), (0, 0), 1.1), modes=modes)
+    cord_and_tassel = sheet.astype(np.float32) * (1 - body)
+    rgba = np.concatenate([np.clip(paper, 0, 255) * body, 255 * body], -1) + cord_and_tassel
+    return _blurred_layer(rgba.astype(np.float32), modes)
 
 
 def ripples(rng: np.random.Generator) -> Scene:
-    """Pebbles under shallow water: the waves' refraction moves their picture; the shore at the top
-    is dry.
+    """Pebbles under shallow water, whose picture is moved by the refraction of waves; the shore at
+    the top is dry.
     """
 
     def depth(q: Points) -> np.ndarray:
@@ -504,14 +501,15 @@ def ripples(rng: np.random.Generator) -> Scene:
 
 
 def _paint_pebbles(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Rounded stones: wobbly cells of scattered points, domed, lit from the upper left, dark
-    between; drawn at half size.
+    """Rounded stones, RGB: wobbly Voronoi cells, domed and lit from the upper left, with dark gaps.
+    They are painted at half size.
     """
     seeds = rng.uniform((-0.15, -0.15), (1.15, 0.8), (count, 2))
-    at = np.stack([axis + 0.003 * noise(rng, 20, 2) for axis in (X, Y)], -1)[::2, ::2]
-    near, cell = (np.asarray(found) for found in KDTree(seeds).query(at, k=2))
-    dome = np.clip((near[..., 1] - near[..., 0]) / near[..., 1] / 0.3, 0, 1) ** 0.8
-    slope = (at - seeds[cell[..., 0]]).sum(-1) / near[..., 1]
+    points = np.stack([axis + 0.003 * noise(rng, 20, 2) for axis in (X, Y)], -1)[::2, ::2]
+    distances, cell = map(np.asarray, KDTree(seeds).query(points, k=2))
+    nearest, second = distances[..., 0], distances[..., 1]
+    dome = np.clip((second - nearest) / second / 0.3, 0, 1) ** 0.8
+    slope = (points - seeds[cell[..., 0]]).sum(-1) / second
     tone = rng.uniform(0, 1, count)[cell[..., 0]]
     stone = color_ramp(
         tone, (84, 80, 78), (150, 132, 112), (188, 176, 160), (120, 96, 80), (214, 208, 196)

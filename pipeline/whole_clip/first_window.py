@@ -1,5 +1,5 @@
-"""The motion of one video's beginning, without a data set: what the shards would hold of its first
-window.
+"""Measures the motion of one video without a dataset: that of its first window, as shards would
+store it.
 """
 
 from dataclasses import replace
@@ -21,62 +21,72 @@ from pipeline.flow.estimator import make_estimator
 from schemas.clip import VideoInfo
 from schemas.outcome import FilterMeasures, Quarantined, Reason
 from schemas.sample import Sample
+from schemas.spectral_volume import SpectralVolume
 
 MIN_VIDEO_S = 1.0
-"""A shorter video says nothing about a sway."""
+"""A shorter video shows too little of a sway."""
 _MAX_ASPECT = 8
-"""Aspect over which only the middle of a video is measured."""
+"""Only the middle of a video is measured if its aspect is more extreme."""
 
 
 class _VideoMotion(NamedTuple):
     sample: Sample
     frame: UInt8[np.ndarray, "rows columns 3"]
-    """The start frame at the video's own size; of a video that does not cover the working size, its
-    middle, enlarged to that.
+    """The start frame at the video's own size, or, if the video does not cover the working size,
+    its middle enlarged to that.
     """
     frames: int
-    """T."""
+    """T, the number of frames of the window."""
+    fps: float
+    """The working frame rate."""
     size: tuple[int, int]
     """The video's own width and height, with square pixels."""
     rejection_reasons: list[Reason]
-    """For which a data set of small motion would reject it."""
+    """Why an extraction with `--filters subtle` would reject the window."""
+
+    @property
+    def volume(self) -> SpectralVolume:
+        """The motion as a spectral volume, float32."""
+        return SpectralVolume(
+            spectrum=self.sample.spectrum.astype(np.float32),
+            frames=self.frames,
+            fps=self.fps,
+            provenance={},
+        )
 
 
 def motion_of_video(path: Path, config: BuildConfig) -> _VideoMotion:
-    """The first window of a video; of all that there is, where that is shorter than a window.
+    """The motion of a video's first window, or of the whole video if it is shorter than a window.
 
-    Measured at a size of the video's own aspect, with about as many pixels as the config's. Raises
-    ValueError, in a sentence, where the video cannot be read, is shorter than a second, or is of a
-    kind that the thresholds reject.
+    It is measured at a size of the video's own aspect, with about as many pixels as the config's.
+    Raises ValueError if the video cannot be read, is shorter than MIN_VIDEO_S, or is rejected by
+    the config's thresholds.
     """
     pool = shared_pool(config.decode)
     try:
         if not path.is_file():
-            raise ValueError(f"{path} is not there, expected a video")
+            raise ValueError(f"{path} is missing, expected a video")
         video = pool.probe(str(path))
-        own = display_size(video)
-        config = replace(fit_window(config, video, path), size=match_aspect(own, config.size))
+        own_size = display_size(video)
+        config = replace(fit_window(config, video, path), size=match_aspect(own_size, config.size))
         sample = _build_sample(path, config, pool)
-        (frame,) = pool.frames(
-            str(path),
-            video,
-            [sample.meta["start_frame"]],
-            own if covers_size(own, config.size) else config.size,
-        )
+        frame_size = own_size if covers_size(own_size, config.size) else config.size
+        (frame,) = pool.frames(str(path), video, [sample.meta["start_frame"]], frame_size)
     except Quarantined as error:
         raise ValueError(f"{path} cannot be used: {error.detail}") from error
     return _VideoMotion(
-        sample,
-        frame,
-        config.plan.frames,
-        own,
-        judge(FilterMeasures(**sample.meta["measures"]), PRESETS["subtle"]),
+        sample=sample,
+        frame=frame,
+        frames=config.plan.frames,
+        fps=config.plan.fps,
+        size=own_size,
+        rejection_reasons=judge(FilterMeasures(**sample.meta["measures"]), PRESETS["subtle"]),
     )
 
 
 def fit_window(config: BuildConfig, video: VideoInfo, path: Path) -> BuildConfig:
-    """With a window no longer than the video, of which a frame or two may be missing at the end
-    (plan_windows).
+    """The config with a window no longer than the video, the last frames of which may be unusable
+    (plan_windows). Raises ValueError if the video is shorter than MIN_VIDEO_S.
     """
     seconds = float(video.end_s - video.times[0])
     if seconds < MIN_VIDEO_S:
@@ -107,19 +117,21 @@ def display_size(video: VideoInfo) -> tuple[int, int]:
     return round(video.height * video.aspect), video.height
 
 
-def match_aspect(own: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height, even as those of films, of about as many pixels as `size` and in
-    the aspect of `own`, or in one of WIDEST to 1 if it is wider.
+def match_aspect(own_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """An even width and height with about as many pixels as `size`, in the aspect of `own_size`,
+    which is limited to _MAX_ASPECT to 1.
     """
-    aspect = min(max(own[0] / own[1], 1 / _MAX_ASPECT), _MAX_ASPECT)
-    height = sqrt(size[0] * size[1] / aspect)
-    tried = range(2 * round(0.46 * height), round(1.04 * height), 2)
-    return min(
-        ((2 * round(down * aspect / 2), down) for down in tried),
-        key=lambda found: (round(abs(found[0] / found[1] / aspect - 1), 4), abs(found[1] - height)),
-    )
+    aspect = min(max(own_size[0] / own_size[1], 1 / _MAX_ASPECT), _MAX_ASPECT)
+    ideal_height = sqrt(size[0] * size[1] / aspect)
+
+    def misfit(candidate: tuple[int, int]) -> tuple[float, float]:
+        width, height = candidate
+        return round(abs(width / height / aspect - 1), 4), abs(height - ideal_height)
+
+    heights = range(2 * round(0.46 * ideal_height), round(1.04 * ideal_height), 2)
+    return min(((2 * round(height * aspect / 2), height) for height in heights), key=misfit)
 
 
-def covers_size(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether neither side is shorter."""
-    return size[0] >= other[0] and size[1] >= other[1]
+def covers_size(size: tuple[int, int], smaller: tuple[int, int]) -> bool:
+    """Whether neither side of `size` is shorter than that of `smaller`."""
+    return size[0] >= smaller[0] and size[1] >= smaller[1]

@@ -1,8 +1,8 @@
-"""Flow over a whole clip that is held in memory, for what is measured of it; data sets consume
-theirs as it is produced (window.py).
+"""Flow over a whole clip that is held in memory, for metrics. Extraction consumes flow as it is
+produced instead (pipeline/extract/window.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +22,9 @@ def resample_flow(
     time: int,
     fps: float,
 ) -> Float32[np.ndarray, "time 2 height width"]:
-    """Displacements at `times` (seconds from 0) at t = 0 .. time-1 at `fps` (docs/maths.md, 3)."""
+    """Displacements given at `times` (seconds from 0), interpolated to the instants 0 .. time - 1
+    at `fps` (docs/maths.md, 3).
+    """
     matrix = interpolation_matrix(times, time, fps).astype(np.float32)
     return (matrix @ flows.reshape(len(flows), -1)).reshape(time, *flows.shape[1:])
 
@@ -30,15 +32,15 @@ def resample_flow(
 def flow_from_start(
     frames: Frames, estimator: FlowEstimator
 ) -> Float32[np.ndarray, "time 2 height width"]:
-    """Displacement of every pixel of the first frame to each frame, pixels; that to itself is 0."""
+    """Displacement of every pixel from the first frame to each frame, pixels; to itself it is 0."""
     prepared = estimator.prepare(list(frames))
-    return _estimate_pairs([(prepared[0], one) for one in prepared], estimator)
+    return _estimate_pairs([(prepared[0], frame) for frame in prepared], estimator)
 
 
 def flow_between(
     frames: Frames, estimator: FlowEstimator
 ) -> Float32[np.ndarray, "steps 2 height width"]:
-    """Displacement of every pixel of each frame to the one after it, pixels."""
+    """Displacement of every pixel from each frame to the next one, pixels."""
     prepared = estimator.prepare(list(frames))
     return _estimate_pairs(list(pairwise(prepared)), estimator)
 
@@ -46,9 +48,6 @@ def flow_between(
 def _estimate_pairs(
     pairs: Sequence[tuple[Any, Any]], estimator: FlowEstimator
 ) -> Float32[np.ndarray, "pairs 2 height width"]:
-    """Of prepared frames, in blocks."""
-    return np.concatenate([to_array(estimator.displace(some)) for some in _split_blocks(pairs)])
-
-
-def _split_blocks(pairs: Sequence[tuple[Any, Any]]) -> Iterator[Sequence[tuple[Any, Any]]]:
-    return (pairs[i : i + BLOCK_FRAMES] for i in range(0, len(pairs), BLOCK_FRAMES))
+    """Flow between pairs of prepared frames, estimated a block of pairs at a time."""
+    blocks = [pairs[i : i + BLOCK_FRAMES] for i in range(0, len(pairs), BLOCK_FRAMES)]
+    return np.concatenate([to_array(estimator.displace(block)) for block in blocks])

@@ -1,7 +1,7 @@
-"""Whole clips as pictures to be measured.
+"""Opens and decodes whole clips for metrics.
 
-Frames are decoded at their own size and scaled here, so that two videos are brought to one size in
-the same way, whatever decodes them.
+Frames are decoded at the clip's own size and scaled here, so that all videos are brought to one
+size in the same way, whatever decodes them.
 """
 
 from pathlib import Path
@@ -22,78 +22,80 @@ from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined
 from schemas.records import PlanRow
 
-CROP_DESCRIPTION = "decoded at its own size, scaled to the smallest size that covers the crop (by area averaging; bilinear where enlarged), the middle of it"
-"""What is done to every frame, in words for whoever compares numbers."""
+CROP_DESCRIPTION = (
+    "decoded at its own size, scaled to the smallest size that covers the crop"
+    " (by area averaging; bilinear where enlarged), the middle of it"
+)
+"""How every frame is cropped, in the words of the protocols of metrics."""
 
 Frames = UInt8[np.ndarray, "time height width 3"]
 
 
 class ClipFrames(NamedTuple):
-    """Some frames of a clip."""
+    """Decoded frames of a clip."""
 
     frames: Frames
     times: Float64[np.ndarray, " time"]
-    """Seconds after the first of them, increasing."""
+    """Seconds after the first frame, increasing."""
     size: tuple[int, int]
-    """Width and height at which it was decoded."""
+    """Width and height at which the clip was decoded."""
     sha256: str
-    """Of the whole file."""
+    """Digest of the whole file."""
     decoder: str
 
 
 class ClipSpan(NamedTuple):
-    """Frames of a video that has been looked at, but not decoded."""
+    """Frames of a video that has been probed, but not decoded."""
 
     path: str
     video: VideoInfo
     span: range
     """Their indices in the video."""
     size: tuple[int, int]
-    """Width and height at which they are decoded: the video's own, or a data set's."""
+    """Width and height at which they are decoded: those of the video, or of a dataset."""
     sha256: str | None = None
-    """Of the whole file, where it is known from before: the file must still have it."""
+    """Digest that the whole file must have, if it is known from a dataset."""
     split: str | None = None
-    """Of the data set that it is from."""
+    """Split of the dataset that the window is from."""
 
     @property
     def times(self) -> Float64[np.ndarray, " time"]:
-        """Seconds after the first of them."""
+        """Seconds of the frames after the first of them."""
         return (
             self.video.times[self.span.start : self.span.stop] - self.video.times[self.span.start]
         )
 
     def truncate(self, count: int) -> "ClipSpan":
-        """Its first frames."""
+        """The first `count` frames."""
         return self._replace(span=self.span[:count])
 
 
 def collect_videos(folder: Path, option: str) -> dict[str, Path]:
-    """The videos of a folder and those below it, by their names without suffix, in order.
+    """The videos in a folder and its subfolders by their names without suffix, in order of paths.
 
-    Raises ValueError, naming the option, where there is none, or two have one name.
+    Raises ValueError, naming the option, if there is no video or two have the same name.
     """
     if not folder.is_dir():
         raise ValueError(f"{option} is {str(folder)!r}, expected a folder of videos")
-    found: dict[str, Path] = {}
-    for path in sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-    ):
-        if path.stem in found:
+    videos: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file():
+            continue
+        if path.stem in videos:
             raise ValueError(
-                f"{option} has {path} and {found[path.stem]}, expected one video of each name"
+                f"{option} has {path} and {videos[path.stem]}, expected one video of each name"
             )
-        found[path.stem] = path
-    if not found:
+        videos[path.stem] = path
+    if not videos:
+        suffixes = " ".join(sorted(VIDEO_SUFFIXES))
         raise ValueError(
-            f"{option} is {str(folder)!r}, which has no video, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}"
+            f"{option} is {str(folder)!r}, which has no video, expected some of {suffixes}"
         )
-    return found
+    return videos
 
 
 def open_clip(path: Path, pool: DecoderPool) -> ClipSpan:
-    """All of a video. Raises ValueError, in a sentence, where it cannot be read."""
+    """All frames of a video. Raises ValueError if it cannot be read."""
     try:
         video = pool.probe(str(path))
     except Quarantined as error:
@@ -102,8 +104,8 @@ def open_clip(path: Path, pool: DecoderPool) -> ClipSpan:
 
 
 def open_window(row: PlanRow, settings: WindowSettings, pool: DecoderPool) -> ClipSpan:
-    """The frames of a data set's window, by its row of the manifest. Raises ValueError where its
-    video is gone or another, OSError where its folder is gone.
+    """The frames of a dataset's window, given its manifest row. Raises ValueError if its video is
+    missing or has changed, OSError if its folder is missing.
     """
     clip = clip_from_row(row)
     try:
@@ -120,25 +122,21 @@ def open_window(row: PlanRow, settings: WindowSettings, pool: DecoderPool) -> Cl
     )
 
 
-def decode_clip(take: ClipSpan, size: tuple[int, int], pool: DecoderPool) -> ClipFrames:
-    """Its frames cropped to `size` (width, height) as CROPPING says. Raises ValueError
-    where the video gives out, or is another than it was.
+def decode_clip(clip: ClipSpan, size: tuple[int, int], pool: DecoderPool) -> ClipFrames:
+    """The frames of a clip, cropped to `size` (width, height) as CROP_DESCRIPTION says. Raises
+    ValueError if decoding fails or the file has changed.
     """
     try:
-        frames = np.stack(
-            [
-                _crop_to_size(image, size)
-                for image in pool.frames(take.path, take.video, take.span, take.size)
-            ]
-        )
-        digest, _ = hash_file(take.path)
+        images = pool.frames(clip.path, clip.video, clip.span, clip.size)
+        frames = np.stack([_crop_to_size(image, size) for image in images])
+        digest, _ = hash_file(clip.path)
     except Quarantined as error:
-        raise _unusable_video_error(take.path, error) from error
-    if take.sha256 not in (None, digest):
+        raise _unusable_video_error(clip.path, error) from error
+    if clip.sha256 not in (None, digest):
         raise ValueError(
-            f"{take.path} has sha256 {digest}, expected {take.sha256}, as when the data set was made"
+            f"{clip.path} has sha256 {digest}, expected {clip.sha256} as when the dataset was made"
         )
-    return ClipFrames(frames, take.times, take.size, digest, take.video.decoder)
+    return ClipFrames(frames, clip.times, clip.size, digest, clip.video.decoder)
 
 
 def _unusable_video_error(path: str | Path, error: Quarantined) -> ValueError:
@@ -148,7 +146,9 @@ def _unusable_video_error(path: str | Path, error: Quarantined) -> ValueError:
 def _crop_to_size(
     image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The middle of the picture, as CROPPING says; a picture of that size is returned as it is."""
+    """The middle of the picture, as CROP_DESCRIPTION says; a picture of that size is returned as it
+    is.
+    """
     rows, columns = image.shape[:2]
     cover = cover_size(columns / rows, size)
     if cover != (columns, rows):

@@ -123,7 +123,7 @@ def test_a_shard_of_the_plan(root, name):
 )
 def test_a_view(root, name):
     stopped(refilter.main, str(root), "--name", name, "--filters", "none")
-    with pytest.raises(ValueError, match=r"has no view|holds no data set"):
+    with pytest.raises(ValueError, match=r"has no view|holds no dataset"):
         open_dataset(f"{root}:{name}")
 
 

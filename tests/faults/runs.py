@@ -26,7 +26,7 @@ from pipeline.dataset.commit import AlreadyCommitted
 from pipeline.dataset.crashpoint import CRASHPOINT_VARIABLE
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.remote import locate_dataset
+from pipeline.dataset.remote import build_session, finalize_session, locate_dataset
 from pipeline.dataset.remote_clips import local_clip_rows
 from pipeline.dataset.rounds import EarlierFates
 from pipeline.dataset.run_lock import STALE_AFTER_S
@@ -83,7 +83,7 @@ def build_missing(
             results: list[Outcome | ShardTiming] = []
             if not dataset.is_committed(shard):
                 with (
-                    dataset.build_session(shard),
+                    build_session(dataset, shard),
                     local_clip_rows(settled.add_fates(rows), staging) as here,
                     suppress(AlreadyCommitted),
                 ):
@@ -92,7 +92,7 @@ def build_missing(
                 progress.record_shard(shard, value) if isinstance(
                     value, ShardTiming
                 ) else progress.record_window(shard, value)
-    with dataset.finalize_session():
+    with finalize_session(dataset):
         finalize(dataset)
 
 

@@ -162,7 +162,7 @@ def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, p
     assert not {
         name for name in touched for shard in shards if name.startswith(f".uploads/{shard}.")
     }
-    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.injected)
+    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
     assert left(again) == []
 
 
@@ -195,7 +195,7 @@ def test_a_run_that_is_taken_over_from_another_machine_commits_nothing(
         and "a later run has taken over" in first.with_suffix(".log").read_text()
     ), first.with_suffix(".log").read_text()
     assert written(proxy, prefix)[calls:] == []
-    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.injected)
+    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
 
 
 @pytest.mark.thorough
@@ -227,7 +227,7 @@ def test_the_command_through_a_storage_that_fails(
         and left(tmp_path / "cache") == []
     )
     found = download_dataset(server, prefix, tmp_path / "found")
-    injected.ended(found, proxy.injected)
+    injected.ended(found, proxy.fault_count)
     assert "canary0f00d" not in done.stdout + done.stderr and not [
         path for path in found.rglob("*") if path.is_file() and b"canary0f00d" in path.read_bytes()
     ]
@@ -274,7 +274,7 @@ def test_clips_that_are_in_the_storage(reference, injected, proxy, server, prefi
     assert {name: promised_digests(found)[name] for name in same} == {
         name: reference.promised[name] for name in same
     } and len(same) == 2 * len(SHARDS) + 1
-    injected.injections += 1 + proxy.injected
+    injected.injections += 1 + proxy.fault_count
     injected.losses, injected.duplicates = count_windows(reference, found)
     assert (injected.losses, injected.duplicates) == (0, 0) and left(staging) == []
     assert {row["uri"] for row in pq.read_table(found / "manifest.parquet").to_pylist()} == set(
@@ -305,7 +305,7 @@ def test_a_worker_that_is_killed_between_record_and_copies(
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.injected)
+    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
 
 
 @pytest.mark.thorough
@@ -336,7 +336,7 @@ def test_another_configuration_or_a_full_bucket_of_another_run(
 def test_a_storage_that_knows_no_conditions_is_refused(
     reference, proxy, prefix, tmp_path, record_property
 ):
-    proxy.deaf = True
+    proxy.ignores_conditions = True
     assert run(reference.clips, prefix, tmp_path / "staging", proxy) == ExitCode.STORAGE
     assert (
         "this storage overwrites what was only to be created"
@@ -424,7 +424,7 @@ class Interrupted(RemoteDataset):
 
     meanwhile: Callable[[], None] | None = None
 
-    def _put_in_place(self, shard: str) -> None:
+    def _promote_uploads(self, shard: str) -> None:
         if self.meanwhile:
             self.meanwhile()
         super()._promote_uploads(shard)
@@ -503,7 +503,7 @@ def test_twins_whose_tars_are_equal_and_whose_records_are_not(
     record = check_named(download_dataset(server, prefix, tmp_path / "found"))
     assert record["rows"][1]["detail"] == "the decoder took 2050 MB"
     assert not {*tmp_path.rglob("*.tar")} - {*(tmp_path / "found").rglob("*.tar")}
-    record_property("injections", 1 + proxy.injected)
+    record_property("injections", 1 + proxy.fault_count)
 
 
 @pytest.mark.slow
@@ -516,7 +516,7 @@ def test_twins_on_one_machine_of_which_the_second_finds_its_tar_handed_over(
             built(first, "")
         built(second, "")
     check_named(download_dataset(server, prefix, tmp_path / "found"))
-    record_property("injections", 1 + proxy.injected)
+    record_property("injections", 1 + proxy.fault_count)
 
 
 @pytest.mark.slow
@@ -539,7 +539,7 @@ def test_a_shard_is_built_again_where_its_record_was_removed(
             [make_plan_row(SHARDS[0], i) for i in range(2)], to_contract(CONFIG), {"python": "3"}
         )
     check_named(download_dataset(server, prefix, tmp_path / "found"))
-    record_property("injections", 2 + proxy.injected)
+    record_property("injections", 2 + proxy.fault_count)
 
 
 def crash() -> None:
@@ -554,4 +554,4 @@ def test_a_tar_that_is_gone_before_anyone_has_committed_is_an_error(
     with pytest.raises(FileNotFoundError), staged.build_session(SHARDS[0]):
         built(staged, "")
         staged.tar_path(SHARDS[0]).unlink()
-    record_property("injections", 1 + proxy.injected)
+    record_property("injections", 1 + proxy.fault_count)

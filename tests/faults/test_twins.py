@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset.commit import AlreadyCommitted, ShardDraft
+from pipeline.dataset.commit import AlreadyCommitted, ShardDraft, commit_lock
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.shards import check_shard
@@ -136,13 +136,13 @@ def test_a_twin_that_hangs_in_its_commit_is_said_after_a_while(tmp_path, monkeyp
     """It may have been stopped there for ever: the others end with a sentence, and the same command
     goes on.
     """
-    monkeypatch.setattr("pipeline.dataset.folder.COMMIT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("pipeline.dataset.commit.COMMIT_TIMEOUT_S", 0.2)
     dataset = Dataset(tmp_path)
     dataset.run_json.write_text("{}")
     with (
-        Dataset(tmp_path).commit_lock(),
+        commit_lock(Dataset(tmp_path)),
         pytest.raises(TimeoutError, match="has been committing a shard for") as said,
-        dataset.commit_lock(),
+        commit_lock(dataset),
     ):
         pass
     assert said.value.filename == str(dataset.run_json)

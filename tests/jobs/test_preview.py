@@ -1,4 +1,4 @@
-"""The real command on a small data set: each kind of file, and each mistake in a sentence."""
+"""`quiver preview` on a small dataset: each kind of file, and each mistake in a sentence."""
 
 import subprocess
 import sys
@@ -32,9 +32,7 @@ CONFIG = BuildConfig(
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Dataset:
-    """Windows of a swaying video, which are kept, of one that hardly sways, which are rejected, and
-    of one that is gone.
-    """
+    """Windows of a swaying video, which are kept, and of a nearly still one, which are rejected."""
     folder = tmp_path_factory.mktemp("preview")
     paths = [
         videos.write_swaying(folder / f"{name}.mp4", seconds=1.5, amplitude=a, hertz=1.25, seed=i)
@@ -184,8 +182,8 @@ def test_without_the_video_the_preview_says_so_in_words(dataset, rows, tmp_path,
 def test_an_unknown_key_is_answered_with_some_that_are_there(dataset, rows, tmp_path, capsys):
     error = refused(capsys, str(dataset.root), "nowhere-000000", "--out", str(tmp_path / "a.mp4"))
     assert (
-        f"key 'nowhere-000000' is not in {dataset.root}; expected one of {len(rows['kept'])} that are kept, as {rows['kept'][0]['key']}"
-        in error
+        f"key 'nowhere-000000' is not in {dataset.root}; expected one of {len(rows['kept'])}"
+        f" that are kept, such as {rows['kept'][0]['key']}" in error
     )
     assert not list(tmp_path.iterdir())
 
@@ -226,7 +224,7 @@ def test_the_file_asked_for_is_judged_before_any_work(tmp_path, capsys):
 
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path, capsys):
-    assert "holds no data set: there is no run.json" in refused(
+    assert "holds no dataset: there is no run.json" in refused(
         capsys, str(tmp_path), "a-000000", "--out", str(tmp_path / "a.mp4")
     )
 

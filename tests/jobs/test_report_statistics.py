@@ -98,7 +98,7 @@ def test_several_data_sets_are_merged(dataset, tmp_path):
     ("arguments", "words"),
     [
         ((), "no dataset is named"),
-        (("nowhere",), "nowhere holds no data set: there is no run.json"),
+        (("nowhere",), "nowhere holds no dataset: there is no run.json"),
         (("DATASET", "DATASET"), "require --out FILE"),
         (("DATASET", "--exact"), "require --out FILE"),
         (("DATASET", "--quantile", "0.9"), "require --out FILE"),

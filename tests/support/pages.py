@@ -1,4 +1,4 @@
-"""A page of one file in a headless chromium that draws with its own software."""
+"""Opens a page of one file in a headless chromium that renders in software."""
 
 import atexit
 import shutil
@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-CHROMIUM_FLAGS = "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+CHROMIUM_FLAGS = (
+    "--no-sandbox --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync"
+)
 SOFTWARE_GRAPHICS = "--use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader"
 
 
 @cache
 def start_playwright():
-    """One for the whole process: while one runs, Playwright refuses a second."""
+    """Starts Playwright once per process, because it refuses a second start."""
     from playwright.sync_api import sync_playwright
 
     started = sync_playwright().start()
@@ -33,7 +36,7 @@ def find_chromium() -> str | None:
 
 @contextmanager
 def open_browser(graphics: str = SOFTWARE_GRAPHICS) -> Iterator:
-    """A chromium, closed at the end."""
+    """A running chromium, which is closed at the end."""
     if (path := find_chromium()) is None:
         pytest.skip("no chromium and no google-chrome on this machine")
     chromium = start_playwright().chromium.launch(
@@ -53,13 +56,15 @@ def open_page(
     ready: str = "Boolean(window.quiver)",
     **device: Any,
 ) -> Iterator[tuple]:
-    """A tab of a window or a `device`, and what the browser complained of or asked the network for."""
+    """A tab with the page, in a window or on a `device`, and the list of the browser's complaints
+    and network requests.
+    """
     with open_browser(graphics) as chromium:
         tab, complaints = (
             chromium.new_page(**dict(viewport=dict(width=1280, height=900)) | device),
             [],
         )
-        tab.set_default_timeout(120_000)  # of a machine with other work
+        tab.set_default_timeout(120_000)  # for a machine with other work
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on(
@@ -76,7 +81,7 @@ def open_page(
 
 
 def wait_until(tab, condition: str) -> None:
-    """Waits for it; Playwright's own way is forbidden by the page's policy."""
+    """Waits for a condition in JavaScript; the page's policy forbids Playwright's own way."""
     for _ in range(1000):
         if tab.evaluate(condition):
             return
@@ -85,6 +90,6 @@ def wait_until(tab, condition: str) -> None:
 
 
 def screenshot_canvas(tab) -> np.ndarray:
-    """What the canvas shows, two frames from now."""
+    """The pixels of the canvas, two frames from now."""
     tab.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     return np.array(Image.open(BytesIO(tab.locator("canvas").screenshot())).convert("RGB"))

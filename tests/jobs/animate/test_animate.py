@@ -264,7 +264,7 @@ def test_a_folder_of_pictures_is_there_whole_or_not_at_all(folder, capsys):
         == [f"frame-{number:04}.png" for number in range(6)]
         and out.stat().st_mode & 0o777 == 0o755
     )
-    assert "where there is something, expected a folder that is new or empty" in refused(
+    assert "which exists, expected a folder that is new or empty" in refused(
         capsys, *options, "--out", out
     )
     (folder / "note").write_text("there already")
@@ -309,12 +309,12 @@ def test_the_motion_of_a_video(folder, capsys):
 def test_a_video_of_any_aspect_moves_whole_and_enlarged_where_it_is_small(
     folder, capsys, size, working
 ):
-    """It covers a working size of its own aspect, and moves as the video's own frames, so enlarged."""
+    """The film covers a working size of its aspect, and moves as the enlarged frames do."""
     videos.write_swaying(folder / "small.mp4", size=size, seconds=1.5, amplitude=1.5, hertz=2.0)
     run("--motion-from", folder / "small.mp4", "--out", folder / "enlarged.mp4")
     assert (
-        f"small.mp4 has {size[0]}x{size[1]} pixels, fewer than motion is measured at, {working[0]}x{working[1]}"
-        in capsys.readouterr().err
+        f"small.mp4 has {size[0]}x{size[1]} pixels, fewer than motion is measured at,"
+        f" {working[0]}x{working[1]}" in capsys.readouterr().err
     )
     films = [frame.astype(np.float32) for frame in frames(folder / "small.mp4")]
     real = np.stack(
@@ -360,7 +360,8 @@ def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, caps
     [
         (
             ["photo.png", "--out", "a.mp4"],
-            "0 sources of motion were given, expected one of --motion-from VIDEO, --motion FILE or DATASET KEY",
+            "0 sources of motion were given, expected one of --motion-from VIDEO,"
+            " --motion FILE or DATASET KEY",
         ),
         (
             [
@@ -375,7 +376,7 @@ def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, caps
             "2 sources of motion",
         ),
         (["--motion", "motion.safetensors", "--out", "a.mp4"], "PHOTO is missing"),
-        (["photo.png", "--motion", "gone.safetensors", "--out", "a.mp4"], "which is not there"),
+        (["photo.png", "--motion", "gone.safetensors", "--out", "a.mp4"], "which is missing"),
         (
             ["photo.png", "--motion", "photo.png", "--out", "a.mp4"],
             "not a file of a spectral volume",
@@ -383,11 +384,11 @@ def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, caps
         (["photo.png", "--motion-from", "photo.png", "--out", "a.mp4"], "photo.png"),
         (
             ["gone.png", "--motion", "motion.safetensors", "--out", "a.mp4"],
-            "is not there, expected a photograph",
+            "is missing, expected a photograph",
         ),
         (
             ["motion.safetensors", "--motion", "motion.safetensors", "--out", "a.mp4"],
-            "is no picture that can be read",
+            "cannot be read as a picture",
         ),
         (
             ["tiny.png", "--motion", "motion.safetensors", "--out", "a.mp4"],
@@ -423,7 +424,7 @@ def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, caps
                 "--magnify-band",
                 "1=2",
             ],
-            "'1=2', expected LOW:HIGH=FACTOR, as 0.5:1=3",
+            "'1=2', expected LOW:HIGH=FACTOR, such as 0.5:1=3",
         ),
         (
             [

@@ -115,9 +115,10 @@ def test_guidance_brings_the_ends_of_the_motion_together(folder):
     [
         (
             ["--seconds", "0.9"],
-            "a loop of 0.9 s was asked for, expected 0.0666667 to 0.8 s, as long as the motion that the prior makes",
+            "a loop of 0.9 s was asked for, expected 0.0666667 to 0.8 s,"
+            " as long as the motion that the prior makes",
         ),
-        ([], "expected --checkpoint, whose sampling it guides, and --seconds beside it"),
+        ([], "--loop guided requires --checkpoint, whose sampling it guides, and --seconds"),
     ],
 )
 def test_loops_that_cannot_be_guided(folder, capsys, options, said):

@@ -54,7 +54,8 @@ def test_a_tiny_picture(folder, tmp_path, capsys, size):
     )
     assert (code, said) == (
         ExitCode.USAGE,
-        f"quiver: the picture has {size[0]}x{size[1]} pixels, expected at least 48x32, the working size",
+        f"quiver: the picture has {size[0]}x{size[1]} pixels,"
+        " expected at least 48x32, the working size",
     )
 
 
@@ -88,7 +89,7 @@ def test_a_picture_that_cannot_be_read(folder, tmp_path, capsys, name, option):
     code, said = refused(
         capsys, tmp_path / "a.mp4", *pictures, "--motion", folder / "motion.safetensors"
     )
-    assert code == ExitCode.USAGE and f"{broken} is no picture that can be read" in said
+    assert code == ExitCode.USAGE and f"{broken} cannot be read as a picture" in said
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,8 @@ def test_a_picture_that_cannot_be_read(folder, tmp_path, capsys, name, option):
         ),
         (
             motion((1, 1)),
-            "spectrum is float32[2, 4, 1, 1], expected float32[K, 4, height, width] of at least 2x2 pixels",
+            "spectrum is float32[2, 4, 1, 1],"
+            " expected float32[K, 4, height, width] of at least 2x2 pixels",
         ),
         (motion((0, 0)), "spectrum is float32[2, 4, 0, 0], expected"),
         (motion(SIZE, largest=float("nan")), "spectrum has values that are not finite"),

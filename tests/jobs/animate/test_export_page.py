@@ -36,7 +36,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
-    """A photograph that its camera held sideways (red is the top, once it is upright), and motions."""
+    """Motions, and a photograph taken sideways, whose top is red if it is turned upright."""
     folder = tmp_path_factory.mktemp("export")
     pixels = np.zeros((1600, 2000, 3), np.uint8)
     pixels[:, :200, 0] = 255
@@ -98,16 +98,16 @@ def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
             "none.jpg",
             "motion.safetensors",
             "page.html",
-            "none.jpg is not there, expected a photograph",
+            "none.jpg is missing, expected a photograph",
         ),
-        ("broken.safetensors", "motion.safetensors", "page.html", "is no picture that can be read"),
+        ("broken.safetensors", "motion.safetensors", "page.html", "cannot be read as a picture"),
         (
             "empty.jpg",
             "motion.safetensors",
             "page.html",
-            "empty.jpg is no picture that can be read",
+            "empty.jpg cannot be read as a picture",
         ),
-        ("cut.jpg", "motion.safetensors", "page.html", "cut.jpg is no picture that can be read"),
+        ("cut.jpg", "motion.safetensors", "page.html", "cut.jpg cannot be read as a picture"),
         (
             "tiny.png",
             "motion.safetensors",
@@ -130,7 +130,7 @@ def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
             "photo.jpg",
             "none.safetensors",
             "page.html",
-            "none.safetensors', which is not there, expected FILE.safetensors or DATASET KEY",
+            "none.safetensors', which is missing, expected FILE.safetensors or DATASET KEY",
         ),
         (
             "photo.jpg",
@@ -142,7 +142,8 @@ def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
             "photo.jpg",
             "wide.safetensors",
             "page.html",
-            "the motion is of 40x4 and the photograph of 1600x2000 pixels, expected nearly the same aspect",
+            "the motion is of 40x4 and the photograph of 1600x2000 pixels,"
+            " expected nearly the same aspect",
         ),
         ("photo.jpg", "one.safetensors", "page.html", "there is 1 frequency, expected at least 2"),
         (

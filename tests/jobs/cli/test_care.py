@@ -120,7 +120,7 @@ def test_nothing_is_derived_from_what_is_damaged(root, capsys, path, words):
 def test_a_folder_without_a_data_set_is_a_sentence_and_stays_as_it_is(tmp_path, capsys, job):
     for folder in (tmp_path, tmp_path / "nowhere"):
         code, _, err = called(job, capsys, folder)
-        assert code == 2 and f"{folder} holds no data set" in err and err.count("\n") == 1
+        assert code == 2 and f"{folder} holds no dataset" in err and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

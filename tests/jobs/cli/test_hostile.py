@@ -269,7 +269,7 @@ def test_a_mistyped_folder_is_not_made(tmp_path, capsys):
         refilter.main([str(tmp_path / "typo"), "--filters", "none", "--name", "x"])
     assert (
         stopped.value.code == 2
-        and "holds no data set" in capsys.readouterr().err
+        and "holds no dataset" in capsys.readouterr().err
         and not list(tmp_path.iterdir())
     )
 

@@ -149,6 +149,6 @@ def test_a_name_that_is_no_utf8(tmp_path):
     assert (
         done.returncode == 2
         and b"\x1b" not in done.stderr
-        and b"holds no data set" in done.stderr
+        and b"holds no dataset" in done.stderr
         and b"Traceback" not in done.stderr
     )

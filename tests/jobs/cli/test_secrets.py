@@ -205,7 +205,7 @@ def test_a_failing_command_says_none(tmp_path):
     assert (
         done.returncode == ExitCode.USAGE
         and CANARY not in done.stdout + done.stderr
-        and "***@host/a holds no data set" in done.stderr
+        and "***@host/a holds no dataset" in done.stderr
     )
 
 

@@ -1,5 +1,5 @@
-"""`quiver benchmark-flow`: the real command on a small set, its page in a real browser, and a
-sentence for each mistake.
+"""`quiver flow-card`: the real command on a small set, its page in a real browser, and a sentence
+for each mistake.
 """
 
 import json
@@ -20,15 +20,17 @@ SIZE = (160, 128)
 
 
 def known_pair(folder: Path, shift: tuple[float, float] = (1.5, -0.75)) -> Path:
-    """A texture that is shifted as its flow file says, except in a corner that is marked as not
-    known.
+    """A texture that has gone by as much as the file of flow says; a corner is not known, and
+    wrong.
     """
     folder.mkdir(parents=True)
     picture = make_texture(*SIZE)
     Image.fromarray(picture).save(folder / "frame10.png")
     Image.fromarray(shift_image(picture, *shift)).save(folder / "frame11.png")
-    flow = np.ones((2, SIZE[1], SIZE[0]), np.float32) * np.float32(shift)[:, None, None]
-    valid = np.ones(SIZE[::-1], bool)
+    flow, valid = (
+        np.ones((2, SIZE[1], SIZE[0]), np.float32) * np.float32(shift)[:, None, None],
+        np.ones(SIZE[::-1], bool),
+    )
     flow[:, :20, :20], valid[:20, :20] = 50, False
     (folder / "flow10.flo").write_bytes(encode_flo(flow, valid))
     return folder
@@ -40,11 +42,23 @@ def card(tmp_path_factory) -> Path:
     known_pair(root / "truth" / "drift")
     (root / "clips").mkdir()
     write_swaying(root / "clips" / "sway <b>.mp4", seconds=2, size=(256, 160))
-    options = ["--scenes", "ripples", "--frames", "32", "--estimators", "dis_ultrafast", "dis_fine"]
-    paths = dict(out="out", middlebury="truth", clips="clips")
-    for name, folder in paths.items():
-        options += [f"--{name}", str(root / folder)]
-    benchmark_flow.main(options)
+    benchmark_flow.main(
+        [
+            "--out",
+            str(root / "out"),
+            "--middlebury",
+            str(root / "truth"),
+            "--clips",
+            str(root / "clips"),
+            "--scenes",
+            "ripples",
+            "--frames",
+            "32",
+            "--estimators",
+            "dis_ultrafast",
+            "dis_fine",
+        ]
+    )
     return root / "out"
 
 
@@ -53,22 +67,28 @@ def test_the_card_holds_numbers_with_their_protocol(card):
     about = json.loads((card / "flow_card.json").read_text())
     assert about["estimators"].keys() == {"dis_ultrafast", "dis_fine"}
     fine, fast = (about["known"]["drift"][name] for name in ("dis_fine", "dis_ultrafast"))
-    assert fine["epe_px"] < 0.15, "the corner, where flow is not known, does not count"
+    assert fine["epe_px"] < 0.15, "the corner that is not known does not count"
     assert fine["blur_px"] is None, "nothing moves apart there"
     scene = about["scenes"]["ripples"]
     assert scene["dis_fine"]["epe_px"] < scene["dis_ultrafast"]["epe_px"]
-    assert len(scene["dis_fine"]["bands"]) == 16
-    assert scene["dis_fine"]["spectrum_error"] < scene["dis_ultrafast"]["spectrum_error"] < 1
+    assert (
+        len(scene["dis_fine"]["bands"]) == 16
+        and scene["dis_fine"]["spectrum_error"] < scene["dis_ultrafast"]["spectrum_error"] < 1
+    )
     clip = about["clips"]["sway <b>.mp4"]["dis_fine"]
     assert 0 < clip["common_share"] <= clip["inside_share"] <= 1
     assert clip["photometric"] < clip["photometric_still"] and 0 <= clip["inconsistent_share"] < 0.5
     assert fast["cpu_s"] > 0 and fine["cpu_s"] > 0
     protocol = about["protocol"]
     assert protocol["known"]["of"]["drift"]["valid"] == SIZE[0] * SIZE[1] - 400
-    of_clip = protocol["clips"]["of"]["sway <b>.mp4"]
-    assert len(of_clip["sha256"]) == 64 and len(of_clip["times_s"]) == 9
-    expected = dict(names=["ripples"], seed=0, frames=32, size=[256, 160])
-    assert protocol["scenes"] | expected == protocol["scenes"]
+    assert (
+        len(protocol["clips"]["of"]["sway <b>.mp4"]["sha256"]) == 64
+        and len(protocol["clips"]["of"]["sway <b>.mp4"]["times_s"]) == 9
+    )
+    assert (
+        protocol["scenes"] | dict(names=["ripples"], seed=0, frames=32, size=[256, 160])
+        == protocol["scenes"]
+    )
     assert {"quiver", "numpy", "opencv-python-headless"} <= set(protocol["versions"])
 
 
@@ -78,13 +98,19 @@ def test_the_page_shows_every_case_and_asks_for_nothing(card):
         tab,
         complaints,
     ):
-        wait_until(
-            tab, "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
-        )
+        wait_until(tab, "[...document.images].every(one => one.complete && one.naturalWidth > 0)")
         text = tab.inner_text("body")
-        for word in ("drift", "ripples", "sway <b>.mp4", "dis_ultrafast", "dis_fine"):
-            assert word in text
-        assert "Least error on the procedural scenes: dis_fine" in text
+        assert all(
+            word in text
+            for word in (
+                "drift",
+                "ripples",
+                "sway <b>.mp4",
+                "dis_ultrafast",
+                "dis_fine",
+                "Least error on the procedural scenes: dis_fine",
+            )
+        )
         assert tab.evaluate("document.images.length") == 2 * (2 + 2 * 2) + 1 + 2
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert not complaints
@@ -103,11 +129,11 @@ def odd_size(root: Path) -> None:
     Image.new("RGB", (160, 100)).save(known_pair(root / "x") / "frame11.png")
 
 
-def missing_image(root: Path) -> None:
+def gone(root: Path) -> None:
     (known_pair(root / "x") / "frame11.png").unlink()
 
 
-def truncated_flow(root: Path) -> None:
+def cut(root: Path) -> None:
     path = known_pair(root / "x") / "flow10.flo"
     path.write_bytes(path.read_bytes()[:-4])
 
@@ -122,12 +148,11 @@ def without_number(root: Path) -> None:
     [
         (
             lambda root: None,
-            "has no flow*.flo in it, "
-            "expected flow10.flo, frame10.png and frame11.png for each pair",
+            "has no flow*.flo in it, expected flow10.flo, frame10.png and frame11.png for each pair",
         ),
         (odd_size, "and its pictures are of 160x128, 160x100, 160x128 pixels, expected one size"),
-        (missing_image, "frame11.png is not there, expected a photograph"),
-        (truncated_flow, "flow10.flo has 163848 bytes, expected 163852 for 160x128"),
+        (gone, "frame11.png is missing, expected a photograph"),
+        (cut, "flow10.flo has 163848 bytes, expected 163852 for 160x128"),
         (without_number, "flow.flo has no number in its name, expected one such as flow10.flo"),
     ],
     ids=["none", "sizes", "gone", "cut", "number"],
@@ -136,8 +161,16 @@ def test_each_mistake_in_known_flow_is_one_sentence(make, sentence, tmp_path, ca
     root = tmp_path / "truth"
     root.mkdir()
     make(root)
-    options = ("--out", tmp_path / "out", "--middlebury", root, "--estimators", "dis_ultrafast")
-    assert sentence in refused(capsys, *options, "--scenes")
+    assert sentence in refused(
+        capsys,
+        "--out",
+        tmp_path / "out",
+        "--middlebury",
+        root,
+        "--estimators",
+        "dis_ultrafast",
+        "--scenes",
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,7 +178,7 @@ def test_each_mistake_in_known_flow_is_one_sentence(make, sentence, tmp_path, ca
     [
         (
             ["--middlebury", "{root}/nowhere"],
-            "nowhere is missing, expected a folder with flow10.flo",
+            "nowhere is not there, expected a folder with flow10.flo",
         ),
         (["--clips", "{root}/text.mp4"], "text.mp4 cannot be used: "),
         (
@@ -158,8 +191,7 @@ def test_each_mistake_in_known_flow_is_one_sentence(make, sentence, tmp_path, ca
         ),
         (
             ["--weights", "{root}/text.mp4"],
-            "expected the weights of raft_small or raft_large: "
-            "{root}/text.mp4 is not a file of weights",
+            "expected the weights of raft_small or raft_large: {root}/text.mp4 is not a file of weights",
         ),
         (
             ["--scenes", "sea"],
@@ -172,9 +204,16 @@ def test_each_mistake_in_known_flow_is_one_sentence(make, sentence, tmp_path, ca
 def test_each_other_mistake_is_one_sentence(args, sentence, tmp_path, capsys):
     videos.write_text_file(tmp_path / "text.mp4")
     videos.write_video(tmp_path / "one.mp4", [make_texture(96, 64)], [0.0])
-    scenes = {"--scenes": [], "--weights": [], "--frames": ["--scenes", "ripples"]}
-    args = [arg.format(root=tmp_path) for arg in args] + scenes.get(args[0], ["--scenes"])
-    err = refused(capsys, "--out", tmp_path / "out", "--estimators", "dis_ultrafast", *args)
+    more = (
+        []
+        if "--scenes" in args
+        else ["--scenes", "ripples"]
+        if "--frames" in args
+        else ["--scenes"]
+    )
+    more = [] if args[0] == "--weights" else more
+    args = [arg.format(root=tmp_path) for arg in args]
+    err = refused(capsys, "--out", tmp_path / "out", "--estimators", "dis_ultrafast", *args, *more)
     assert sentence.format(root=tmp_path) in err
     assert not list(tmp_path.glob("out/*"))
 
@@ -184,9 +223,19 @@ def test_a_card_is_written_neither_over_a_file_nor_into_a_data_set(name, tmp_pat
     (tmp_path / "letter.txt").write_text("dear")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "run.json").write_text("{}")
-    options = ["--scenes", "ripples", "--frames", "32", "--estimators", "dis_ultrafast"]
     with pytest.raises(SystemExit) as stopped:
-        benchmark_flow.main(["--out", str(tmp_path / name), *options])
+        benchmark_flow.main(
+            [
+                "--out",
+                str(tmp_path / name),
+                "--scenes",
+                "ripples",
+                "--frames",
+                "32",
+                "--estimators",
+                "dis_ultrafast",
+            ]
+        )
     assert stopped.value.code == ExitCode.USAGE
     assert (
         f"--out is '{tmp_path / name}', expected a folder that holds no dataset"
@@ -204,35 +253,49 @@ def test_a_named_estimator_without_weights_is_refused_and_another_is_left_out(
     job = benchmark_flow.BenchmarkFlow(out=tmp_path / "out")
     configs, left_out = benchmark_flow.choose_estimators(job)
     assert list(configs) == ["dis_ultrafast", "dis_fast", "dis_medium", "dis_fine"]
-    assert left_out["raft_small"] == (
-        "raft_small is left out: "
-        "no --weights FILE fits raft_small, and torch.hub's cache has none of it"
+    assert (
+        left_out["raft_small"]
+        == "raft_small is left out: no --weights FILE fits raft_small, and torch.hub's cache has none of it"
     )
 
 
 def test_weights_go_to_the_network_they_fit(material, tmp_path):
-    job = benchmark_flow.BenchmarkFlow(out=tmp_path, weights=(material / "weights/raft-small.pth",))
-    configs, left_out = benchmark_flow.choose_estimators(job)
-    assert configs["raft_small"].weights.endswith("raft-small.pth") and "raft_large" not in configs
+    configs, left_out = benchmark_flow.choose_estimators(
+        benchmark_flow.BenchmarkFlow(out=tmp_path, weights=(material / "weights/raft-small.pth",))
+    )
+    assert (
+        configs["raft_small"].weights.endswith("raft-small.pth")
+        and "raft_large" not in configs | {}
+    )
     assert list(left_out) in ([], ["raft_large"])
 
 
 @pytest.mark.slow
 def test_a_file_of_weights_that_would_not_be_used_is_refused(material, tmp_path, capsys):
-    """Otherwise the card would have fewer estimators than requested, or other weights than a reader
-    assumes.
-    """
-    weights, copy = material / "weights/raft-small.pth", tmp_path / "copy.pth"
-    copy.write_bytes(weights.read_bytes())
-    options = ["--out", tmp_path / "out", "--scenes", "ripples"]
-    err = refused(capsys, *options, "--weights", weights, copy)
+    """A card would say less than was asked for, or be of other weights than a reader thinks."""
+    given, other = material / "weights/raft-small.pth", tmp_path / "other.pth"
+    other.write_bytes(given.read_bytes())
+    twice = refused(
+        capsys, "--out", tmp_path / "out", "--scenes", "ripples", "--weights", given, other
+    )
     assert (
-        f"--weights has {weights} and {copy}, which both fit raft_small, "
-        "expected one file for each network"
-    ) in err
-    err = refused(capsys, *options, "--estimators", "dis_fast", "dis_fine", "--weights", weights)
+        f"--weights has {given} and {other}, which both fit raft_small, expected one file for each network"
+        in twice
+    )
+    named = refused(
+        capsys,
+        "--out",
+        tmp_path / "out",
+        "--scenes",
+        "ripples",
+        "--estimators",
+        "dis_fast",
+        "dis_fine",
+        "--weights",
+        given,
+    )
     assert (
-        f"--weights is {weights}, which fits raft_small, "
-        "expected weights of one of the --estimators: dis_fast, dis_fine"
-    ) in err
+        f"--weights is {given}, which fits raft_small, expected weights of one of the --estimators: dis_fast, dis_fine"
+        in named
+    )
     assert not (tmp_path / "out").exists()

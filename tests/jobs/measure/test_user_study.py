@@ -1,5 +1,5 @@
-"""`quiver user-study`: the page in a real browser, as a viewer uses it; `quiver score-study` on what it
-saves; a sentence for each mistake.
+"""`quiver user-study`: the page in a real browser, as a viewer uses it; `quiver score-study` on
+what the page saves; a sentence for each mistake.
 """
 
 import csv
@@ -204,11 +204,16 @@ def test_both_videos_repeat_together_on_a_phone_and_a_tap_chooses(page):
     ):
         tab.tap("#begin")
         tab.evaluate(
-            "quiver.times = quiver.films.map(film => { const kept = []; film.addEventListener('seeking', () => kept.push(1)); return kept; })"
+            """quiver.times = quiver.films.map(film => {
+                const kept = [];
+                film.addEventListener('seeking', () => kept.push(1));
+                return kept;
+            })"""
         )
         wait_until(tab, "quiver.times.every(kept => kept.length >= 3)")
         assert tab.evaluate(
-            "document.documentElement.scrollWidth <= innerWidth && document.documentElement.scrollHeight <= innerHeight"
+            "document.documentElement.scrollWidth <= innerWidth"
+            " && document.documentElement.scrollHeight <= innerHeight"
         )
         upper, lower = tab.locator("#left").bounding_box(), tab.locator("#right").bounding_box()
         assert upper["y"] + upper["height"] <= lower["y"]
@@ -250,7 +255,7 @@ def test_the_command_says_what_the_page_became(folders, tmp_path, capsys):
     code, said = refused(capsys, user_study, *folders, "--out", tmp_path / "page.html")
     assert (
         code == ExitCode.USAGE
-        and "which is there: answers to a page belong to it alone" in said
+        and "which exists: answers to a page belong to it alone" in said
         and (tmp_path / "page.html").read_bytes() == before
     )
 
@@ -348,7 +353,7 @@ def test_a_page_that_would_be_too_large_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "answers.csv is not there"),
+        (None, "answers.csv is missing"),
         (b"a,b\n1,2\n", "answers.csv begins with 'a,b', expected the columns study,viewer"),
         (
             b"\x1b]0;title\x07[bold]x[/bold]\n",

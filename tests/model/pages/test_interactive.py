@@ -115,7 +115,8 @@ def test_a_blow_in_any_damping_is_that_of_modal(tab, stiffness, damping):
     omega = m.omega * stiffness**0.5
     m = m._replace(omega=omega, gamma=damping * (0.4 + 0.08 * omega**2))
     tab.evaluate(
-        f"Object.assign(quiver.settings, {{stiffness: {stiffness}, damping: {damping}}}); quiver.tune()"
+        f"Object.assign(quiver.settings, {{stiffness: {stiffness}, damping: {damping}}});"
+        " quiver.tune()"
     )
     state = impulse(m, rest_state(m), *POINT, np.array([60.0, 20.0]))
     tab.evaluate(f"quiver.impulse({POINT[1]}, {POINT[0]}, 60, 20)")
@@ -261,7 +262,10 @@ def test_a_second_finger_changes_nothing_until_the_first_has_gone(phone, end):
     assert np.abs(moved(phone, *POINT)).max() < 0.01
 
 
-LOSE = "window.card = document.querySelector('canvas').getContext('webgl2').getExtension('WEBGL_lose_context')"
+LOSE = (
+    "window.card = document.querySelector('canvas').getContext('webgl2')"
+    ".getExtension('WEBGL_lose_context')"
+)
 
 
 @pytest.mark.slow
@@ -307,11 +311,13 @@ def test_a_page_whose_picture_is_damaged_says_so(file, tmp_path):
 
 
 PLACES = ((40, 32), (10, 10), (70, 50))
-SLEEP = """([n, places]) => new Promise(done => {  // what is seen in n frames, after half of which the page sleeps for two seconds
+SLEEP = """([n, places]) => new Promise(done => {
+    // what is seen in n frames, after half of which the page sleeps for two seconds
     const seen = [];
     requestAnimationFrame(function frame() {
         seen.push(places.map(([row, column]) => quiver.displacement(column, row)));
-        if (seen.length === n / 2) for (const end = performance.now() + 2000; performance.now() < end;);
+        if (seen.length === n / 2)
+            for (const end = performance.now() + 2000; performance.now() < end;);
         seen.length < n ? requestAnimationFrame(frame) : done(seen);
     });
 })"""
@@ -352,7 +358,8 @@ def hidden(tab) -> Iterator[None]:
 def test_a_hidden_page_asks_for_no_frames_and_lets_go(file):
     with open_page(file) as (tab, complaints):
         tab.evaluate(
-            "window.frames = 0; const ask = requestAnimationFrame; requestAnimationFrame = f => { window.frames++; return ask(f); }; 0"
+            "window.frames = 0; const ask = requestAnimationFrame;"
+            " requestAnimationFrame = f => { window.frames++; return ask(f); }; 0"
         )
         hand = tab.locator("canvas").bounding_box()
         tab.mouse.move(hand["x"] + 0.25 * hand["width"], hand["y"] + 0.5 * hand["height"])
@@ -374,7 +381,8 @@ def test_a_hidden_page_asks_for_no_frames_and_lets_go(file):
 def test_what_stands_still_is_not_drawn_again(tab):
     tab.evaluate(
         "window.draws = 0; const draw = WebGL2RenderingContext.prototype.drawArrays;"
-        "WebGL2RenderingContext.prototype.drawArrays = function (...what) { window.draws++; draw.apply(this, what); }; 0"
+        "WebGL2RenderingContext.prototype.drawArrays = function (...what)"
+        " { window.draws++; draw.apply(this, what); }; 0"
     )
     screenshot_canvas(tab)
     before = tab.evaluate("window.draws")
@@ -388,7 +396,8 @@ def test_what_stands_still_is_not_drawn_again(tab):
 def test_keys_nudge(tab):
     tab.focus("canvas")
     tab.evaluate(
-        "document.querySelector('canvas').addEventListener('keydown', event => event.altKey && event.preventDefault())"
+        "document.querySelector('canvas').addEventListener("
+        "'keydown', event => event.altKey && event.preventDefault())"
     )  # goes back otherwise
     for key in ("Alt+ArrowLeft", "Control+ArrowUp", "a"):
         tab.keyboard.press(key)
@@ -416,10 +425,11 @@ def test_every_control_is_reached_by_tab_seen_in_focus_and_named(tab):
     assert tab.evaluate(plain) == "none"
     for name in CONTROLS:
         tab.keyboard.press("Tab")
-        focused, style, width = (
-            tab.evaluate("""(e => [e.tagName === 'CANVAS' ? 'canvas' : (e.labels?.[0] ?? e).textContent.trim(),
-            getComputedStyle(e).outlineStyle, parseFloat(getComputedStyle(e).outlineWidth)])(document.activeElement)""")
-        )
+        focused, style, width = tab.evaluate("""(e => [
+                e.tagName === 'CANVAS' ? 'canvas' : (e.labels?.[0] ?? e).textContent.trim(),
+                getComputedStyle(e).outlineStyle,
+                parseFloat(getComputedStyle(e).outlineWidth),
+            ])(document.activeElement)""")
         assert focused.startswith(name) and style == "solid" and width >= 2
     tab.keyboard.press("ArrowRight")
     assert tab.evaluate("quiver.settings.wind") == pytest.approx(0.1)
@@ -443,9 +453,12 @@ def upright(file) -> Path:
     return path
 
 
-OUTSIDE = """([width, height]) => [...document.querySelectorAll('h1, canvas, button, input, output')].filter(part => {
+OUTSIDE = """([width, height]) => [
+    ...document.querySelectorAll('h1, canvas, button, input, output')
+].filter(part => {
     const box = part.getBoundingClientRect();
-    return box.left < 0 || box.top < 0 || box.right > width || box.bottom > height || box.width < 30 || box.height < 15;
+    return box.left < 0 || box.top < 0 || box.right > width || box.bottom > height
+        || box.width < 30 || box.height < 15;
 }).map(part => part.outerHTML)"""
 
 
@@ -458,16 +471,10 @@ def test_picture_and_controls_are_seen_together(request, shape):
             tab.set_viewport_size(dict(width=size[0], height=size[1]))
             assert tab.evaluate(OUTSIDE, size) == [], size
             assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
-            assert (
-                len(
-                    set(
-                        tab.evaluate(
-                            "[...document.querySelectorAll('label')].map(label => label.offsetHeight)"
-                        )
-                    )
-                )
-                == 1
-            ), size  # none in two lines
+            heights = tab.evaluate(
+                "[...document.querySelectorAll('label')].map(label => label.offsetHeight)"
+            )
+            assert len(set(heights)) == 1, size  # no label is in two lines
             picture, first = (
                 tab.locator("canvas").bounding_box(),
                 tab.locator("#play").bounding_box(),

@@ -99,9 +99,9 @@ def test_a_name_may_hold_what_a_csv_quotes():
     [
         (b"", "begins with '', expected the columns study,viewer"),
         (b"pair,left\r\nx,A\r\n", "begins with 'pair,left', expected the columns study,viewer"),
-        (file(), "holds no choice"),
-        (b"\xff\xfe\x00", "is no CSV file in UTF-8"),
-        (file(row(1, '"x')), "is no CSV file in UTF-8"),
+        (file(), "has no choice"),
+        (b"\xff\xfe\x00", "is not a CSV file in UTF-8"),
+        (file(row(1, '"x')), "is not a CSV file in UTF-8"),
         (file(row(1, "x") + ",more"), "has 9 fields in row 2, expected 8"),
         (
             file(row(1, "x"), row(1, "y", choice="middle")),
@@ -144,7 +144,8 @@ def test_files_of_different_studies_and_the_same_file_twice_are_refused():
     )
     with pytest.raises(
         ValueError,
-        match=r"b\.csv is of study sffffffffffff and the files before of s0123456789ab, expected one study",
+        match=r"b\.csv is of study sffffffffffff and the files before of s0123456789ab,"
+        " expected one study",
     ):
         merge_choices([("a.csv", one), ("b.csv", other)])
     with pytest.raises(

@@ -113,7 +113,8 @@ def test_a_plan_that_is_lost_and_cannot_be_made_again_is_said_at_once(tmp_path, 
     harm(tmp_path / "plan.parquet")
     with pytest.raises(
         DamagedPlan,
-        match="the same extract-flow command writes it again while its clips are what and where they were",
+        match="the same extract-flow command writes it again while its clips are what and where "
+        "they were",
     ):
         begin(tmp_path, rows)
 

@@ -163,10 +163,11 @@ def test_a_storage_that_never_answers_is_one_sentence(through, monkeypatch):
     proxy, bucket = through(1.0), Bucket(storage.bucket_url("none"))
     with pytest.raises(
         StorageError,
-        match=r"^s3://quiver-test/none: record: the storage refused or did not answer, 10 times: [^\n]+$",
+        match=r"^s3://quiver-test/none: record: "
+        r"the storage refused or did not answer, 10 times: [^\n]+$",
     ):
         bucket.put("record", b"data")
-    assert proxy.injected == object_store.ATTEMPTS
+    assert proxy.fault_count == object_store.ATTEMPTS
 
 
 def test_a_bucket_that_is_not_there_is_not_asked_again(through):
@@ -174,7 +175,7 @@ def test_a_bucket_that_is_not_there_is_not_asked_again(through):
     for call in (
         lambda b: b.get("a"),
         lambda b: b.put("a", b""),
-        lambda b: b.list(),
+        lambda b: b.list_sizes(),
         lambda b: b.create("a", b""),
     ):
         with pytest.raises(StorageError, match=r"s3://nowhere-here/a: .*NoSuchBucket"):

@@ -269,7 +269,7 @@ def test_a_value_of_another_kind_in_a_record_that_anyone_made_is_a_sentence(lack
     with pytest.raises(DamagedShard):
         finalize(lacking)
     rows = [make_plan_row(SHARD, WINDOWS)]
-    assert dataset_repair.mark_settled(lacking, SHARD, rows) == rows
+    assert dataset_repair.keep_failures(lacking, SHARD, rows) == rows
 
 
 OPENED: list[str] = []

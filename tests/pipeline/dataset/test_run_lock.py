@@ -1,4 +1,4 @@
-"""The tokens of a folder; what runs do with them is in tests/faults/test_one_writer.py."""
+"""The lock of a folder and its tokens; tests/faults/test_one_writer.py has the runs that use it."""
 
 import errno
 import fcntl
@@ -14,6 +14,7 @@ import pytest
 
 from jobs.cli.errors import ExitCode
 from jobs.extract_flow import main as extract_flow
+from pipeline.dataset.commit import commit_lock
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.run_lock import STALE_AFTER_S, FolderInUse, RunLock
 
@@ -21,27 +22,26 @@ ELSEWHERE = dict(host="another-machine", pid=1, since="2026-11-28 12:00:00 UTC")
 
 
 def elsewhere(root: Path, age_s: float) -> RunLock:
-    """A folder in which a run on another machine, whose flock does not reach this one, has moved so
-    long ago.
+    """Returns the lock of a folder which a run on another machine holds, whose flock is not visible
+    here and whose last heartbeat has this age.
     """
-    fence = RunLock(root)
-    fence.folder.mkdir()
-    fence.token_path(1).write_text(json.dumps(ELSEWHERE))
-    os.utime(fence.token_path(1), (time.time() - age_s,) * 2)
-    return fence
+    lock = RunLock(root)
+    lock.folder.mkdir()
+    lock.token_path(1).write_text(json.dumps(ELSEWHERE))
+    os.utime(lock.token_path(1), (time.time() - age_s,) * 2)
+    return lock
 
 
 def test_tokens_grow_by_one_and_say_whose_they_are_until_the_run_ends(tmp_path):
-    fence = RunLock(tmp_path)
-    assert (fence.newest_token(), fence.owner(), fence.is_locked()) == (0, None, False)
+    lock = RunLock(tmp_path)
+    assert (lock.newest_token(), lock.owner(), lock.is_locked()) == (0, None, False)
     for number in (1, 2):
-        with fence.acquire() as token:
-            assert token == number == fence.newest_token() and fence.is_locked()
+        with lock.acquire() as token:
+            assert token == number == lock.newest_token() and lock.is_locked()
             assert (
-                fence.owner()[:2] == (os.uname().nodename, os.getpid())
-                and not fence.owner().is_stale
+                lock.owner()[:2] == (os.uname().nodename, os.getpid()) and not lock.owner().is_stale
             )
-        assert fence.owner() is None and not fence.is_locked()
+        assert lock.owner() is None and not lock.is_locked()
 
 
 def test_a_run_gives_signs_of_life(tmp_path, monkeypatch):
@@ -55,7 +55,10 @@ def test_a_run_gives_signs_of_life(tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_killed_holds_nothing_and_is_told_from_one_that_has_ended(tmp_path):
-    code = f"import sys; from pipeline.dataset.run_lock import RunLock; from pathlib import Path\nwith RunLock(Path({str(tmp_path)!r})).held(): print(flush=True); sys.stdin.read()"
+    code = (
+        "import sys; from pipeline.dataset.run_lock import RunLock; from pathlib import Path\n"
+        f"with RunLock(Path({str(tmp_path)!r})).acquire(): print(flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -66,7 +69,8 @@ def test_a_run_that_was_killed_holds_nothing_and_is_told_from_one_that_has_ended
         assert RunLock(tmp_path).is_locked()
         with pytest.raises(
             FolderInUse,
-            match=f"another run is writing to {tmp_path}: process {process.pid} on .*, since .* UTC, last seen [0-9]+ s ago$",
+            match=f"another run is writing to {tmp_path}: process {process.pid} on .*, "
+            "since .* UTC, last seen [0-9]+ s ago$",
         ):
             RunLock(tmp_path).acquire().__enter__()
         process.send_signal(signal.SIGKILL)
@@ -76,19 +80,20 @@ def test_a_run_that_was_killed_holds_nothing_and_is_told_from_one_that_has_ended
 
 
 def test_a_run_that_lives_on_another_machine_holds_the_folder_where_flock_does_not_reach(tmp_path):
-    fence = elsewhere(tmp_path, STALE_AFTER_S / 2)
-    assert fence.is_locked()
+    lock = elsewhere(tmp_path, STALE_AFTER_S / 2)
+    assert lock.is_locked()
     with pytest.raises(
         FolderInUse,
-        match=r"process 1 on another-machine, since 2026-11-28 12:00:00 UTC, last seen 3[0-9] s ago",
+        match=r"process 1 on another-machine, since 2026-11-28 12:00:00 UTC, "
+        r"last seen 3[0-9] s ago",
     ):
-        fence.acquire().__enter__()
+        lock.acquire().__enter__()
 
 
 def test_a_run_that_died_on_another_machine_holds_nothing_after_a_while(tmp_path):
-    fence = elsewhere(tmp_path, STALE_AFTER_S * 2)
-    assert not fence.is_locked()
-    with fence.acquire() as token:
+    lock = elsewhere(tmp_path, STALE_AFTER_S * 2)
+    assert not lock.is_locked()
+    with lock.acquire() as token:
         assert token == 2
 
 
@@ -105,10 +110,10 @@ def test_a_run_that_died_on_another_machine_holds_nothing_after_a_while(tmp_path
     ],
 )
 def test_a_token_file_of_whatever_content_stops_nothing(tmp_path, text):
-    fence = elsewhere(tmp_path, 0)
-    fence.token_path(1).write_text(text)
-    assert fence.owner() is None and not fence.is_locked()
-    with fence.acquire() as token:
+    lock = elsewhere(tmp_path, 0)
+    lock.token_path(1).write_text(text)
+    assert lock.owner() is None and not lock.is_locked()
+    with lock.acquire() as token:
         assert token == 2
 
 
@@ -118,12 +123,12 @@ def test_a_token_file_of_whatever_content_stops_nothing(tmp_path, text):
     ids=["a pipe", "a folder", "a link"],
 )
 def test_what_is_no_file_is_no_token_and_a_sentence(tmp_path, capsys, make):
-    fence = elsewhere(tmp_path, STALE_AFTER_S * 2)
-    make(fence.token_path(2))
-    for look in (fence.owner, fence.is_locked, fence.acquire().__enter__):
+    lock = elsewhere(tmp_path, STALE_AFTER_S * 2)
+    make(lock.token_path(2))
+    for look in (lock.owner, lock.is_locked, lock.acquire().__enter__):
         with pytest.raises(
             OSError,
-            match=rf"^{fence.token_path(2)} is no run's token, which would be a file: remove it$",
+            match=rf"^{lock.token_path(2)} is no run's token, which would be a file: remove it$",
         ):
             look()
     (tmp_path / "a.mp4").touch()
@@ -134,20 +139,20 @@ def test_what_is_no_file_is_no_token_and_a_sentence(tmp_path, capsys, make):
 
 @pytest.mark.parametrize("name", ["0", "007", "\u0663", "9" * 200, "2.commits", "-1"])
 def test_what_has_another_name_is_no_token(tmp_path, name):
-    fence = elsewhere(tmp_path, STALE_AFTER_S * 2)
-    os.mkfifo(fence.folder / name)
-    with fence.acquire() as token:
+    lock = elsewhere(tmp_path, STALE_AFTER_S * 2)
+    os.mkfifo(lock.folder / name)
+    with lock.acquire() as token:
         assert token == 2
 
 
 def test_a_token_file_of_a_stranger_cannot_speak_to_a_terminal(tmp_path):
-    fence = elsewhere(tmp_path, 0)
-    fence.token_path(1).write_text(
+    lock = elsewhere(tmp_path, 0)
+    lock.token_path(1).write_text(
         json.dumps(
             ELSEWHERE | dict(host="a\nquiver: all is well\x1b[31m", since="b\n" + "c" * 10_000)
         )
     )
-    assert str(fence.owner()).isprintable() and len(str(fence.owner())) < 300
+    assert str(lock.owner()).isprintable() and len(str(lock.owner())) < 300
 
 
 def test_an_older_token_publishes_nothing(tmp_path):
@@ -156,9 +161,9 @@ def test_an_older_token_publishes_nothing(tmp_path):
         os.utime(old.run_lock.token_path(1), (0, 0))
         with new.lock(STALE_AFTER_S):
             new.check_not_taken_over()
-            for fenced in (old, old.absolute()):
+            for writer in (old, old.absolute()):
                 with pytest.raises(FolderInUse, match=f"a later run has taken over {tmp_path}"):
-                    fenced.remove_temporary_files()
+                    writer.remove_temporary_files()
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
@@ -170,7 +175,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refused)
     for block, path in (
         (dataset.lock(), f"{tmp_path}/.fence/1"),
-        (dataset.commit_lock(), str(dataset.run_json)),
+        (commit_lock(dataset), str(dataset.run_json)),
     ):
         with pytest.raises(OSError, match="No locks available") as said, block:
             pass

@@ -207,7 +207,8 @@ def test_a_number_that_is_not_finite_in_a_shard_is_named(tmp_path):
     dataset.tar_path("train-000000").write_bytes(tar)
     with pytest.raises(
         OSError,
-        match=rf"member {row['key']}.motion.safetensors of train-000000.tar has other bytes than were written",
+        match=rf"member {row['key']}.motion.safetensors of train-000000.tar "
+        "has other bytes than were written",
     ):
         exact([DatasetView(dataset)])
     row["motion_crc32"] = zlib.crc32(tar[motion])

@@ -20,9 +20,9 @@ def shard(tmp_path):
     writer = ShardWriter(tmp_path / "train-000000.tar")
     for sample in samples.values():
         writer.add(sample)
-    receipt = writer.finish()
+    tar = writer.finish()
     writer.publish()
-    assert receipt == TarDigest(
+    assert tar == TarDigest(
         sha256=hashlib.sha256(writer.path.read_bytes()).hexdigest(),
         bytes=writer.path.stat().st_size,
     )

@@ -105,7 +105,7 @@ def test_a_view_in_which_nothing_is_left_says_so(dataset):
 
 def test_a_data_set_and_a_view_of_it_are_not_merged(dataset):
     refilter(dataset, "strict", replace(Thresholds(), camera_motion=0.25), one_by_one)
-    with pytest.raises(ValueError, match="a data set and a view of it"):
+    with pytest.raises(ValueError, match="a dataset and a view of it"):
         compute_statistics([DatasetView(dataset), open_dataset(f"{dataset.root}:strict")])
 
 

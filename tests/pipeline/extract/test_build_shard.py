@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jobs.make_clips import MakeClips, make_clip
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.decode.client import DecoderProcess
@@ -29,6 +28,7 @@ from pipeline.flow.estimator import make_estimator
 from pipeline.images.encode import X264, TimedFrame, write_film
 from pipeline.motion.spectrum import to_motion, to_spectrum
 from pipeline.synthetic import render, scenes
+from pipeline.synthetic.clips import make_clip
 from pipeline.whole_clip.first_window import fit_window, motion_of_video
 from schemas.clip import VideoInfo
 from schemas.outcome import Outcome, Quarantined, Reason, Stage
@@ -61,7 +61,7 @@ def measured(tmp_path_factory):
 
     def measure(name: str):
         if name not in known:
-            make_clip(name, MakeClips(out=folder, seconds=5.2))
+            make_clip(name, folder, seconds=5.2)
             truth = load_file(folder / f"{name}.truth.safetensors")
             (window,) = begin_video(plan_video(folder / f"{name}.mp4", config)[:1], config)
             known[name] = (
@@ -164,7 +164,7 @@ def test_a_window_in_the_middle_of_a_video_is_measured_from_its_own_start(tmp_pa
 )
 def test_scenes_are_judged_for_what_they_are(tmp_path, name, reason):
     config = BuildConfig(flow=FlowConfig(dis_preset="fast"), thresholds=PRESETS["subtle"])
-    make_clip(name, MakeClips(out=tmp_path, seconds=7.0))
+    make_clip(name, tmp_path, seconds=7.0)
     (result,) = build_results(plan_video(tmp_path / f"{name}.mp4", config)[:1], config)
     assert result.row.reason == reason
     assert (result.sample is None) == (result.strip is not None) == (reason is not None)

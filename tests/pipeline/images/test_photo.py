@@ -70,9 +70,9 @@ def test_what_is_no_picture_is_a_sentence(tmp_path):
     cut = saved(tmp_path / "b.png", Image.fromarray(PICTURE))
     cut.write_bytes(cut.read_bytes()[:200])
     for name, words in (
-        ("a.jpg", "no picture that can be read"),
-        ("b.png", "no picture that can be read"),
-        ("c.png", "is not there"),
+        ("a.jpg", "cannot be read as a picture"),
+        ("b.png", "cannot be read as a picture"),
+        ("c.png", "is missing"),
     ):
         refused(tmp_path / name, words)
 
@@ -403,9 +403,9 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         listening.bind("socket.png")
         for name in ("pipe.png", "link.png", "folder.png", "socket.png"):
-            refused(tmp_path / name, "is no file, expected a photograph")
-    refused(Path("/dev/zero"), "is no file")
-    refused(Path("/dev/null"), "is no file")
+            refused(tmp_path / name, "is not a file, expected a photograph")
+    refused(Path("/dev/zero"), "is not a file")
+    refused(Path("/dev/null"), "is not a file")
 
 
 def test_heif_without_its_package_names_the_extra(tmp_path, monkeypatch):
@@ -413,19 +413,19 @@ def test_heif_without_its_package_names_the_extra(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.heic", Image.fromarray(PICTURE), quality=95)
     assert read_photograph(path).shape == PICTURE.shape
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    refused(path, r"is a HEIF picture \(HEIC\), which wants pip install '\.\[heif\]'")
+    refused(path, r"is a HEIF picture \(HEIC\), which needs pip install '\.\[heif\]'")
 
 
 def test_avif_without_its_codec_names_the_extra(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.avif", Image.fromarray(PICTURE), quality=95)
     assert read_photograph(path).shape == PICTURE.shape
     monkeypatch.setattr(features, "check", lambda name: name != "avif")
-    refused(path, r"is an AVIF picture, which wants Pillow 11\.3: pip install '\.\[heif\]'")
+    refused(path, r"is an AVIF picture, which needs Pillow 11\.3: pip install '\.\[heif\]'")
 
 
 def test_a_bomb_of_text_is_refused_with_the_files_name(tmp_path):
     data = profiles.encode_png(COLORS, zTXt=b"Comment\0\0" + zlib.compress(bytes(80 << 20)))
-    refused(written(tmp_path / "a.png", data), "no picture that can be read")
+    refused(written(tmp_path / "a.png", data), "cannot be read as a picture")
 
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):

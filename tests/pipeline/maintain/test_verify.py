@@ -51,7 +51,7 @@ def written(sound) -> dict[str, dict[str, bytes]]:
 
 
 def given(root) -> tuple[dict[str, dict[str, bytes]], bool]:
-    """Every sample that a reader gives of a data set, by key, and whether it refuses to give more."""
+    """Returns every sample that a reader yields, by key, and whether it refused to read on."""
     found, refused = {}, False
     for shard in damage.SHARDS:
         try:
@@ -191,7 +191,7 @@ def test_a_file_in_the_making_is_no_fault_while_a_run_goes_on(sound, tmp_path):
 
 
 def test_no_data_set_is_a_sentence(tmp_path):
-    with pytest.raises(ValueError, match="holds no data set"):
+    with pytest.raises(ValueError, match="holds no dataset"):
         verify(Dataset(tmp_path))
 
 
@@ -350,7 +350,7 @@ def test_committed_tars_that_changed_places_are_not_taken_for_whole(sound, tmp_p
 
 
 def test_a_data_set_says_which_quiver_made_it(sound):
-    """In its contract, its samples, its scales and its tables; and each record, which one built it."""
+    """The contract, samples, scales and tables name it; a record names the one that built it."""
     dataset, name = Dataset(sound), quiver_version()
     assert dataset.contract().versions["quiver"] == name
     read = [one for shard in damage.SHARDS for one in iter_samples(DatasetView(dataset), shard)]

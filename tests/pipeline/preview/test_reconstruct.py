@@ -211,7 +211,7 @@ def test_settings_come_back_as_they_were_recorded(dataset):
     ],
 )
 def test_a_run_file_without_the_settings_is_refused(dataset, tmp_path, change, words):
-    run = json.loads(dataset.run.read_bytes())
+    run = json.loads(dataset.run_json.read_bytes())
     change(run)
     del run["digest"]
     (tmp_path / "run.json").write_bytes(seal(run, indent=2))
@@ -221,9 +221,9 @@ def test_a_run_file_without_the_settings_is_refused(dataset, tmp_path, change, w
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no data set: there is no run\.json"):
+    with pytest.raises(ValueError, match=r"holds no dataset: there is no run\.json"):
         read_settings(Dataset(tmp_path))
     with pytest.raises(
-        ValueError, match=r"has no manifest\.parquet, expected a data set whose run has finished"
+        ValueError, match=r"has no manifest\.parquet, expected a dataset whose run has finished"
     ):
         reconstruct(DatasetView(Dataset(tmp_path)), "a-000000")

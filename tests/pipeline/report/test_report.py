@@ -25,7 +25,8 @@ from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.extract.plan import plan_clip, plan_rows
 from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
-from pipeline.report import gallery, queries, render_report
+from pipeline.report import gallery, queries
+from pipeline.report.page import render_report
 from schemas.clip import Clip
 from schemas.seal import open_seal, seal
 from tests.support import datasets, videos
@@ -402,8 +403,10 @@ def test_a_browser_shows_everything_and_complains_of_nothing(opened, name):
     tab, complaints = opened[name]
     unseen = """[...document.querySelectorAll('img, video, svg')].filter(e => {
         const box = e.getBoundingClientRect();
-        const size = e.tagName === 'IMG' ? e.complete && e.naturalWidth : e.tagName === 'VIDEO' ? e.videoWidth : 1;
-        return !(size && box.width > 5 && box.height > 5 && getComputedStyle(e).visibility === 'visible');
+        const width = e.tagName === 'VIDEO' ? e.videoWidth : 1;
+        const size = e.tagName === 'IMG' ? e.complete && e.naturalWidth : width;
+        return !(size && box.width > 5 && box.height > 5
+            && getComputedStyle(e).visibility === 'visible');
     }).map(e => e.outerHTML.slice(0, 200))"""
     assert tab.evaluate(unseen) == [] and complaints == []
     assert tab.evaluate("document.querySelectorAll('video').length") >= 2 and tab.evaluate(
@@ -437,7 +440,8 @@ def test_nothing_hangs_over_the_side_of_a_narrow_window(opened, name):
     tab.set_viewport_size(dict(width=360, height=800))
     tab.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
-    over = """[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('svg') && e.getBoundingClientRect().right > 361)
+    over = """[...document.querySelectorAll('body *')].filter(e =>
+            !e.closest('.scroll') && !e.closest('svg') && e.getBoundingClientRect().right > 361)
         .map(e => e.outerHTML.slice(0, 120))"""
     assert tab.evaluate(over) == []
     tab.set_viewport_size(dict(width=1280, height=900))
@@ -448,8 +452,13 @@ def test_words_stand_out_in_either_light(opened, scheme):
     tab, _ = opened["real"]
     tab.emulate_media(color_scheme=scheme)
     colours = tab.evaluate("""() => {
-        const of = (query, name) => [...new Set([...document.querySelectorAll(query)].map(e => getComputedStyle(e)[name]))];
-        return { paper: of('body', 'backgroundColor'), words: [...of('p, h1, h2, h3, td, th, dt, dd, a, code, summary, figcaption', 'color'), ...of('svg text', 'fill')] };
+        const of = (query, name) => [...new Set(
+            [...document.querySelectorAll(query)].map(e => getComputedStyle(e)[name]))];
+        const text = 'p, h1, h2, h3, td, th, dt, dd, a, code, summary, figcaption';
+        return {
+            paper: of('body', 'backgroundColor'),
+            words: [...of(text, 'color'), ...of('svg text', 'fill')],
+        };
     }""")
     (paper,) = colours["paper"]
     assert (luminance(paper) < 0.1) == (scheme == "dark")

@@ -142,7 +142,7 @@ def test_what_if_counts_what_would_be_judged(rule, preset):
     )
     assert (
         found.values == sorted(found.values)
-        and rule.off in found.values
+        and rule.off_value in found.values
         and 100 <= len(found.values) <= 102
     )
     assert found.values[found.start] == getattr(PRESETS[preset], rule.threshold)
@@ -159,7 +159,7 @@ def test_what_if_counts_what_would_be_judged(rule, preset):
             kept and bool(stored) for kept, stored in passes
         )
     assert (
-        max(found.kept) == found.kept[found.values.index(rule.off)]
+        max(found.kept) == found.kept[found.values.index(rule.off_value)]
     )  # a rule that is off keeps the most
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jobs.make_clips import RECIPES, main, timestamps
+from jobs.make_clips import main
 from pipeline.motion.spectrum import to_spectrum
 from pipeline.synthetic import render as synthetic
+from pipeline.synthetic.clips import RECIPES, timestamps
 from pipeline.synthetic.render import (
     TICKS_PER_SECOND,
     VIDEO_SIZE,
@@ -218,7 +219,7 @@ def test_covered_pixels_are_not_trusted():
     assert not motion[:, :, 80, right + 3].any()
 
 
-@pytest.mark.parametrize("fps", [24, 25, 30, 50, None])
+@pytest.mark.parametrize("fps", [24.0, 25.0, 30.0, 50.0, None])
 def test_files_have_the_times_asked_for(tmp_path, plain, fps):
     times = timestamps(fps, 0.5, np.random.default_rng(5))
     write_clip(tmp_path / "clip.mp4", plain, times, (64, 48))
