@@ -1,4 +1,4 @@
-"""`quiver flow-card`: the real command on a small set, its page in a real browser, and a sentence
+"""`quiver benchmark-flow`: the real command on a small set, its page in a real browser, and a sentence
 for each mistake.
 """
 
