@@ -87,8 +87,8 @@ def main() -> None:
         ),
     ]
     rate = (
-        f"{seconds * FPS / medians(quiver).clock:.3g} frames a second, start and end included. Files: "
-        + ", ".join(f"{name} {size:.1f} MB" for name, size in megabytes.items())
+        f"{seconds * FPS / medians(quiver).clock:.3g} frames a second, start and end included. "
+        "Files: " + ", ".join(f"{name} {size:.1f} MB" for name, size in megabytes.items())
     )
     report(
         "animate",
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def photograph() -> UInt8[np.ndarray, "rows columns 3"]:
-    """Ellipses of many sizes, one before the other, under noise of amplitude 1/f."""
+    """Draws ellipses of many sizes, one before the other, under noise of amplitude 1/f."""
     random = np.random.default_rng(0)
     picture = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     for size in np.geomspace(500, 8, 400):
@@ -124,7 +124,7 @@ def photograph() -> UInt8[np.ndarray, "rows columns 3"]:
 
 
 def noise(random: np.random.Generator) -> Float32[np.ndarray, "rows columns"]:
-    """Of amplitude 1/f and deviation 1."""
+    """Draws noise of amplitude 1/f and deviation 1."""
     frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH))
     waves = np.fft.rfft2(random.normal(size=(HEIGHT, WIDTH))) / np.maximum(frequency, 1 / WIDTH)
     grey = np.fft.irfft2(waves, (HEIGHT, WIDTH))
@@ -132,18 +132,21 @@ def noise(random: np.random.Generator) -> Float32[np.ndarray, "rows columns"]:
 
 
 def motion() -> Float32[np.ndarray, "freq 4 height width"]:
-    """Smooth coefficients that fall with frequency; at rest in the mean."""
+    """Draws smooth coefficients that fall with frequency; the mean motion is zero."""
     random = np.random.default_rng(1)
     coarse = random.normal(size=(FREQUENCIES, 4, 6, 9)).astype(np.float32)
     fine = np.stack(
-        [[cv2.resize(part, SIZE, interpolation=cv2.INTER_CUBIC) for part in one] for one in coarse]
+        [
+            [cv2.resize(part, SIZE, interpolation=cv2.INTER_CUBIC) for part in plane]
+            for plane in coarse
+        ]
     )
     falling = np.concatenate([[0], FRAMES / 2 / np.arange(1, FREQUENCIES)]).astype(np.float32)
     return fine * falling[:, None, None, None]
 
 
 def animate(folder: Path, seconds: float) -> list[str]:
-    """The command."""
+    """Runs the command."""
     options = dict(
         motion=folder / "motion.safetensors", seconds=seconds, fps=FPS, out=folder / "film.mp4"
     )
@@ -152,12 +155,12 @@ def animate(folder: Path, seconds: float) -> list[str]:
         "-m",
         "jobs.animate",
         str(folder / "photo.jpg"),
-        *(str(part) for name, one in options.items() for part in (f"--{name}", one)),
+        *(str(part) for name, value in options.items() for part in (f"--{name}", value)),
     ]
 
 
 def encoding(ffmpeg: str, folder: Path) -> list[str]:
-    """The same frames by the same settings."""
+    """Encodes the same frames with the same settings."""
     raw = [
         "-f",
         "rawvideo",

@@ -42,7 +42,7 @@ def ordinary_clip(
 def pictures(
     name: str, size: tuple[int, int], count: int
 ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-    """The scene's frames, cropped from its own aspect ratio to that of `size`."""
+    """Yields the scene's frames, cropped from its own aspect ratio to that of `size`."""
     scene = replace(SCENES[name](np.random.default_rng(0)), grain=GRAIN)
     whole = (size[0], round(size[0] * ASPECT))
     top = (whole[1] - size[1]) // 2
@@ -53,7 +53,7 @@ def pictures(
 def encode(
     path: Path, frames: Iterator[UInt8[np.ndarray, "height width 3"]], size: tuple[int, int]
 ) -> None:
-    """Writes `frames` as libx264 does by itself."""
+    """Writes `frames` with libx264's defaults."""
     with av.open(str(path), "w", format="mp4") as file:
         stream = file.add_stream(
             "libx264",
@@ -72,7 +72,7 @@ def encode(
 
 
 def repeated(path: Path, times: int) -> Path:
-    """The clip played `times` times in a row as one file, its packets copied."""
+    """Writes one file in which the clip plays `times` times in a row, its packets copied."""
     out = path.with_stem(f"{path.stem}-x{times}")
     if out.exists():
         return out

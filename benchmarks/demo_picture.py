@@ -39,17 +39,17 @@ def main(demo: Path, out: Path) -> None:
 
 
 def strip(demo: Path, row: dict) -> np.ndarray:
-    """One window: its panels side by side, each with the strongest frequency's label."""
+    """Draws the panels of one window side by side, each with the strongest frequency's label."""
     sample = read_sample(Dataset(demo / "dataset").tar_path(row["shard"]), row["key"], row)
     true = amplitude(load_file(demo / "clips" / f"{row['clip_id']}.truth.safetensors")["spectrum"])
-    found = amplitude(sample.spectrum.astype(np.float32))
+    measured_size = amplitude(sample.spectrum.astype(np.float32))
     k = 1 + int(np.square(true[1:]).sum(axis=(1, 2)).argmax())
     top = np.quantile(true[k], 0.99)
     weight = sample.weight.astype(np.float32)
     panels = [
         sample.image,
         heat(weight, np.quantile(weight, 0.99)),
-        labelled(heat(found[k], top), k),
+        labelled(heat(measured_size[k], top), k),
         labelled(heat(true[k], top), k),
     ]
     gap = np.full((sample.image.shape[0], GAP, 3), 255, np.uint8)
@@ -57,7 +57,7 @@ def strip(demo: Path, row: dict) -> np.ndarray:
 
 
 def amplitude(channels: np.ndarray) -> np.ndarray:
-    """2 |S_k| / T over both components, pixels [K, H, W]."""
+    """Returns 2 |S_k| / T over both components, pixels [K, H, W]."""
     return 2 * np.sqrt(np.square(channels).sum(axis=1)) / 150
 
 

@@ -46,7 +46,7 @@ from schemas.outcome import Outcome
 
 SIZES = ((640, 360), (1280, 720))
 GOALS = {"medium": (6, 2), "fast": (12, 3)}
-"""preset -> times as long as Quiver: the naive and the smart script."""
+"""How many times as long as Quiver the naive and the smart script should take, by preset."""
 WINDOW, FREQUENCIES = 150, 16
 
 
@@ -85,7 +85,7 @@ def main() -> None:
 def compare(
     path: Path, preset: str, rounds: int, windows: int, full: bool
 ) -> tuple[list[Target], str]:
-    """Quiver on the whole video and both scripts on some windows, in turns."""
+    """Measures Quiver on the whole video and both scripts on some windows, in turns."""
     config = BuildConfig(flow=FlowConfig(dis_preset=preset), thresholds=PRESETS["none"])
     starts = [row.window().start_frame for row in planned(path, config)]
     some = [starts[int((i + 0.5) * len(starts) / windows)] for i in range(windows)][::-1]
@@ -110,14 +110,17 @@ def compare(
         f"{kind} {medians(seconds).cpu / medians(floor).cpu:.2g} times"
         for kind, seconds in zip(("naive", "smart"), theirs, strict=True)
     ]
-    text = f"{name}, {len(starts)} windows:\n\n{timings_table(timings)}\n\nProcessor time against DIS alone: {', '.join(limits)}."
+    text = (
+        f"{name}, {len(starts)} windows:\n\n{timings_table(timings)}\n\n"
+        f"Processor time against DIS alone: {', '.join(limits)}."
+    )
     return targets, text + (f"\n\n{scaling(naive(path, config), starts, some)}" if full else "")
 
 
 def scaling(
     script: Callable[[Sequence[int]], None], starts: Sequence[int], some: Sequence[int]
 ) -> str:
-    """Whether a few windows stand for all: one whole pass between two sampled ones."""
+    """Checks that a few windows stand for all: one whole pass between two sampled ones."""
     before, whole, after = (
         timed(functools.partial(script, windows)) for windows in (some, starts, some)
     )
@@ -129,7 +132,7 @@ def scaling(
 
 
 def quiver(path: Path, config: BuildConfig) -> None:
-    """A new data set of one video, every shard committed."""
+    """Creates a dataset of one video, with every shard committed."""
     with tempfile.TemporaryDirectory() as folder:
         rows, dataset = planned(path, config), Dataset(Path(folder) / "out")
         with dataset.lock():
@@ -143,18 +146,18 @@ def quiver(path: Path, config: BuildConfig) -> None:
 
 
 def naive(path: Path, config: BuildConfig) -> Callable[[Sequence[int]], None]:
-    """decord's whole frames, scaled by OpenCV."""
+    """Reads whole frames with decord and scales them with OpenCV."""
     return script(decord.VideoReader(str(path), num_threads=1), config)
 
 
 def smart(path: Path, config: BuildConfig) -> Callable[[Sequence[int]], None]:
-    """Frames that decord scales itself."""
+    """Reads frames that decord scales."""
     width, height = config.size
     return script(decord.VideoReader(str(path), width=width, height=height, num_threads=1), config)
 
 
 def script(reader: decord.VideoReader, config: BuildConfig) -> Callable[[Sequence[int]], None]:
-    """Flow, FFT and an .npz for each window that starts at one of the frames given."""
+    """Computes flow and FFT of each window that starts at one of these frames; writes an .npz."""
     dis = estimator(config)
 
     def run(starts: Sequence[int]) -> None:
@@ -183,13 +186,13 @@ def script(reader: decord.VideoReader, config: BuildConfig) -> Callable[[Sequenc
 
 
 def estimator(config: BuildConfig) -> cv2.DISOpticalFlow:
-    """OpenCV's own, as a script makes it."""
+    """Creates OpenCV's estimator, as a script does."""
     presets = {"medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST}
     return cv2.DISOpticalFlow.create(presets[config.flow.dis_preset])
 
 
 def ready(path: Path, config: BuildConfig, starts: Sequence[int]) -> list[list[np.ndarray]]:
-    """The grey frames of each window."""
+    """Yields the grey frames of each window."""
     reader = decord.VideoReader(
         str(path), width=config.size[0], height=config.size[1], num_threads=1
     )
@@ -203,7 +206,7 @@ def ready(path: Path, config: BuildConfig, starts: Sequence[int]) -> list[list[n
 
 
 def flow_alone(windows: Sequence[Sequence[np.ndarray]], dis: cv2.DISOpticalFlow) -> None:
-    """All pairs of each window, kept nowhere."""
+    """Computes the flow of all pairs of each window, and discards it."""
     for first, *others in windows:
         for later in others:
             dis.calc(first, later, None)
@@ -227,18 +230,18 @@ def decoded_target(path: Path) -> Target:
         for _, group in groupby(rows, key=lambda row: row.shard)
     ]
     ours = sum(decoded(keys, starts[0], starts[-1]) for starts in stretches) / len(rows)
-    theirs = sum(
-        decoded(keys, row.window().start_frame, row.window().start_frame) for row in rows
-    ) / len(rows)
+    firsts = [row.window().start_frame for row in rows]
+    theirs = sum(decoded(keys, first, first) for first in firsts) / len(rows)
+    size = path.stem.split("-")[1]
     return Target(
-        name=f"{path.stem.split('-')[1]}: frames decoded a window, scripts {theirs:.0f} / Quiver {ours:.1f}",
+        name=f"{size}: frames decoded a window, scripts {theirs:.0f} / Quiver {ours:.1f}",
         goal=10,
         reached=theirs / ours,
     )
 
 
 def decoded(keys: np.ndarray, first: int, last: int) -> int:
-    """Frames from the keyframe before window `first` to the end of window `last`."""
+    """Counts the frames from the keyframe before window `first` to the end of window `last`."""
     return last + WINDOW - int(keys[keys <= first].max())
 
 

@@ -1,4 +1,4 @@
-"""What the filters measure on synthetic scenes whose motion is known: one Markdown table per rule.
+"""Measures what the filters see in synthetic scenes of known motion: a Markdown table per rule.
 
 python -m benchmarks.filter_thresholds [no_motion cut fade frozen low_frame_rate too_much_motion
 camera drift]
@@ -57,7 +57,7 @@ def main(families: Sequence[str]) -> None:
 
 
 def table(header: str, rows: Iterable[Sequence[Any]]) -> None:
-    """Prints rows as they come; numbers with three digits."""
+    """Prints rows as they arrive, numbers with three digits."""
     print(f"\n| {header} |\n" + "|---" * (header.count("|") + 1) + "|")
     for row in rows:
         print(
@@ -77,25 +77,25 @@ def scene(name: str, seed: int = 0) -> Scene:
 
 
 def painted(name: str, *modes: Mode, **others: Any) -> Scene:
-    """The rearmost, opaque layer of a scene, with these modes."""
+    """Returns the rearmost, opaque layer of a scene, with these modes."""
     return replace(
         scene(name), layers=(Layer(texture=scene(name).layers[0].texture, modes=modes),), **others
     )
 
 
-def louder(one: Scene, gain: float) -> Scene:
-    """The same scene with all its motion multiplied."""
+def louder(subject: Scene, gain: float) -> Scene:
+    """Returns the same scene with all its motion multiplied."""
     return replace(
-        one,
+        subject,
         layers=tuple(
             replace(x, modes=tuple(replace(m, amplitude_px=gain * m.amplitude_px) for m in x.modes))
-            for x in one.layers
+            for x in subject.layers
         ),
     )
 
 
 def growth(px: float) -> Mode:
-    """The beginning of a very slow sine: a lean that grows by `px` in 5 s."""
+    """Returns the beginning of a very slow sine: a lean that grows by `px` in 5 s."""
     return Mode(
         shape=BROAD, amplitude_px=px / np.sin(0.05 * np.pi), frequency_hz=0.005, phase=-np.pi / 2
     )
@@ -105,8 +105,8 @@ def sway(px: float, hz: float, phase: float = 0.0) -> Mode:
     return Mode(shape=BROAD, amplitude_px=px, frequency_hz=hz, phase=phase)
 
 
-def truth(one: Scene) -> np.ndarray:
-    return synthetic.true_motion(one, 0.0, TIMES)
+def truth(subject: Scene) -> np.ndarray:
+    return synthetic.true_motion(subject, 0.0, TIMES)
 
 
 def lit(image: np.ndarray, gain: Any) -> np.ndarray:
@@ -114,7 +114,7 @@ def lit(image: np.ndarray, gain: Any) -> np.ndarray:
 
 
 def film(path: Path, images: Iterable[np.ndarray], fps: int, crf: int) -> None:
-    """H.264 without B-frames, which need an edit list."""
+    """Encodes H.264 without B-frames, which need an edit list."""
     with av.open(str(path), "w") as file:
         options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "threads": "1"}
         stream = file.add_stream(
@@ -131,7 +131,7 @@ def film(path: Path, images: Iterable[np.ndarray], fps: int, crf: int) -> None:
 
 
 def measured(
-    one: Scene,
+    subject: Scene,
     *,
     fps: int = 30,
     crf: int = 23,
@@ -139,11 +139,13 @@ def measured(
     light: Callable[[float], Any] = lambda _: 1.0,
     preset: Any = "medium",
 ) -> tuple[FilterMeasures, RunningSpectrum]:
-    """Films 5.2 s of a scene and measures its first window; each picture is held for `hold` frames."""
+    """Films 5.2 s of a scene and measures its first window; a picture stays for `hold` frames."""
     config = BuildConfig(flow=FlowConfig(dis_preset=preset))
     with TemporaryDirectory() as folder:
         path, count = Path(folder) / "a.mp4", round(5.2 * fps)
-        pictures = (lit(render_frame(one, i / fps), light(i / fps)) for i in range(0, count, hold))
+        pictures = (
+            lit(render_frame(subject, i / fps), light(i / fps)) for i in range(0, count, hold)
+        )
         film(path, [picture for picture in pictures for _ in range(hold)][:count], fps, crf)
         window = first_window(path, config)
     moved = synchronize(window.motion)
@@ -155,10 +157,10 @@ def verdict(measures: FilterMeasures) -> str:
 
 
 def spectrum_error(motion: RunningSpectrum, true: np.ndarray) -> float:
-    """Relative error of the coefficients k = 1 .. 15 whose true size is in the top 5 %."""
-    found, known = motion.spectrum()[1:], to_spectrum(true, 16)[1:]
+    """Returns the relative error of the coefficients k = 1 .. 15 of the top 5 % in true size."""
+    results, known = motion.spectrum()[1:], to_spectrum(true, 16)[1:]
     strong = np.abs(known) >= np.quantile(np.abs(known), 0.95)
-    return float(np.linalg.norm((found - known)[strong]) / np.linalg.norm(known[strong]))
+    return float(np.linalg.norm((results - known)[strong]) / np.linalg.norm(known[strong]))
 
 
 def mean_size(motion: np.ndarray) -> float:
@@ -166,7 +168,7 @@ def mean_size(motion: np.ndarray) -> float:
 
 
 def endpoint_error(motion: RunningSpectrum, true: np.ndarray) -> float:
-    """Mean over time and every fourth pixel, px."""
+    """Returns the mean over time and every fourth pixel, px."""
     return mean_size(motion.grid_motion() - true[:, :, ::4, ::4])
 
 
@@ -174,7 +176,7 @@ def endpoint_error(motion: RunningSpectrum, true: np.ndarray) -> float:
 
 
 def no_motion() -> None:
-    """The noise floor, and the motion from which on a spectrum means something."""
+    """Finds the noise floor, and the motion from which on a spectrum means something."""
 
     def still(name: str, grain: float, crf: int) -> Sequence[Any]:
         m, _ = measured(painted(name, grain=grain), crf=crf)
@@ -186,15 +188,15 @@ def no_motion() -> None:
     table("still scene | grain | crf | mean_motion_px | verdict", (still(*case) for case in floor))
 
     def faint(name: str, mean: float, preset: str) -> Sequence[Any]:
-        one = louder(scene(name), mean / mean_size(truth(scene(name))))
-        m, motion = measured(one, preset=preset)
+        subject = louder(scene(name), mean / mean_size(truth(scene(name))))
+        m, motion = measured(subject, preset=preset)
         return (
             name,
             preset,
             mean,
             m.mean_motion_px,
-            endpoint_error(motion, truth(one)),
-            spectrum_error(motion, truth(one)),
+            endpoint_error(motion, truth(subject)),
+            spectrum_error(motion, truth(subject)),
             verdict(m),
         )
 
@@ -205,14 +207,15 @@ def no_motion() -> None:
     ]
     fine = [("ripples", mean, "fine") for mean in (0.05, 0.1, 0.2)]
     table(
-        "scene | dis | true mean px | mean_motion_px | end-point error px | spectrum error | verdict",
+        "scene | dis | true mean px | mean_motion_px | end-point error px | spectrum error | "
+        "verdict",
         (faint(*case) for case in sway + fine),
     )
 
 
 def cut() -> None:
-    """Steps over a cut against ordinary steps, on rendered frames; called a cut by correlation, by
-    histogram.
+    """Compares steps over a cut with ordinary steps, on rendered frames; called a cut by
+    correlation, by histogram.
     """
     looks = {
         (name, seed): filters.compute_frame_stats(
@@ -230,17 +233,19 @@ def cut() -> None:
             for name in SCENES
         ]
 
-    def swayed(one: Scene, px: float) -> Scene:
+    def swayed(subject: Scene, px: float) -> Scene:
         mode = Mode(shape=FINE, amplitude_px=px, frequency_hz=1.0)
-        return replace(one, layers=tuple(replace(x, modes=(*x.modes, mode)) for x in one.layers))
+        return replace(
+            subject, layers=tuple(replace(x, modes=(*x.modes, mode)) for x in subject.layers)
+        )
 
     def later(
         light: float = 1.0, grain: float = GRAIN, pan: float = 0.0, sway: float = 0.0
     ) -> list[FrameDelta]:
         return steps(
-            lambda one: lit(
+            lambda subject: lit(
                 render_frame(
-                    replace(swayed(one, sway), grain=grain, pan_px_per_s=(pan * 30, 0.0)),
+                    replace(swayed(subject, sway), grain=grain, pan_px_per_s=(pan * 30, 0.0)),
                     (not sway) / 30,
                     WORKING_SIZE,
                 ),
@@ -248,39 +253,41 @@ def cut() -> None:
             )
         )
 
-    found = {
+    results = {
         "cut to another scene": [
             filters.compute_frame_delta(looks[a], looks[b])
             for a, b in combinations(looks, 2)
             if a[0] != b[0]
         ]
     }
-    found |= {
+    results |= {
         "cut to another seed": [
             filters.compute_frame_delta(looks[name, 0], looks[name, 1]) for name in SCENES
         ],
         "jump cut, moved 30 px": later(pan=30),
     }
-    found |= {
+    results |= {
         "cut to black": later(light=0),
-        "first of 10 steps of a dissolve": steps(lambda one: dissolve(one, scene("ripples", 1))),
+        "first of 10 steps of a dissolve": steps(
+            lambda subject: dissolve(subject, scene("ripples", 1))
+        ),
     }
-    found |= {f"sway of {px} px a frame": later(sway=px) for px in (2, 5)} | {
+    results |= {f"sway of {px} px a frame": later(sway=px) for px in (2, 5)} | {
         f"pan of {px} px a frame": later(pan=px) for px in (2, 5, 10)
     }
-    found |= {f"grain {grain}": later(grain=grain) for grain in (4, 16)} | {
+    results |= {f"grain {grain}": later(grain=grain) for grain in (4, 16)} | {
         f"light x {light}": later(light=light) for light in (1.1, 1.2, 0.8, 0.6)
     }
     table(
         "step | n | correlation | histogram distance | by correlation | by histogram",
-        (summary(name, steps) for name, steps in found.items()),
+        (summary(name, steps) for name, steps in results.items()),
     )
 
 
-def dissolve(one: Scene, other: Scene) -> np.ndarray:
+def dissolve(subject: Scene, following: Scene) -> np.ndarray:
     return lit(
-        0.9 * render_frame(one, 1 / 30, WORKING_SIZE)
-        + 0.1 * render_frame(other, 1 / 30, WORKING_SIZE),
+        0.9 * render_frame(subject, 1 / 30, WORKING_SIZE)
+        + 0.1 * render_frame(following, 1 / 30, WORKING_SIZE),
         1.0,
     )
 
@@ -298,8 +305,8 @@ def summary(name: str, steps: Sequence[FrameDelta]) -> Sequence[Any]:
 
 
 def fade() -> None:
-    """Light that changes over a window, and what it does to the flow of a sway of about 0.5 px."""
-    one = louder(scene("ripples"), 0.5)
+    """Changes the light over a window, and measures the flow of a sway of about 0.5 px."""
+    subject = louder(scene("ripples"), 0.5)
 
     def fading(t: float) -> Any:
         return 1 - t / 5
@@ -308,17 +315,17 @@ def fade() -> None:
         return 1 - np.sin(np.pi * t / 5) ** 2
 
     def shadow(t: float) -> Any:
-        """Its soft edge, a tenth of the picture wide, crosses from left to right."""
+        """A soft edge, a tenth of the picture wide, crosses from left to right."""
         return 1 / (1 + np.exp((t / 5 - np.arange(VIDEO_SIZE[0]) / VIDEO_SIZE[0]) / 0.025))[:, None]
 
     def row(light: Callable[[float], Any], depth: float) -> Sequence[Any]:
-        m, motion = measured(one, light=lambda t: 1 - depth + depth * light(t))
+        m, motion = measured(subject, light=lambda t: 1 - depth + depth * light(t))
         return (
             light.__name__,
             f"{depth:.0%}",
             m.fade_levels,
-            endpoint_error(motion, truth(one)),
-            spectrum_error(motion, truth(one)),
+            endpoint_error(motion, truth(subject)),
+            spectrum_error(motion, truth(subject)),
             verdict(m),
         )
 
@@ -332,14 +339,14 @@ def fade() -> None:
 
 
 def frozen() -> None:
-    """Pictures shown for several frames: the share of steps that change nothing, and the sway's
+    """Shows pictures for several frames: the share of steps that change nothing, and the sway's
     error.
     """
 
     def row(hold: int, crf: int, grain: float) -> Sequence[Any]:
-        one = replace(scene("plant"), grain=grain)
+        subject = replace(scene("plant"), grain=grain)
         plain = [
-            filters.compute_frame_stats(render_frame(one, (i - i % hold) / 30, WORKING_SIZE))
+            filters.compute_frame_stats(render_frame(subject, (i - i % hold) / 30, WORKING_SIZE))
             for i in range(60)
         ]
         before = np.mean(
@@ -348,7 +355,7 @@ def frozen() -> None:
                 for a, b in pairwise(plain)
             ]
         )
-        m, motion = measured(one, hold=hold, crf=crf)
+        m, motion = measured(subject, hold=hold, crf=crf)
         return (
             hold,
             crf,
@@ -356,22 +363,23 @@ def frozen() -> None:
             1 - 1 / hold,
             float(before),
             m.frozen_share,
-            spectrum_error(motion, truth(one)),
+            spectrum_error(motion, truth(subject)),
             verdict(m),
         )
 
     cases = [(hold, crf, GRAIN) for crf in (23, 12) for hold in (1, 2, 3, 5)]
     table(
-        "shown for | crf | grain | 1 - 1/n | share before H.264 | frozen_share | spectrum error | verdict",
+        "shown for | crf | grain | 1 - 1/n | share before H.264 | frozen_share | spectrum error | "
+        "verdict",
         (row(*case) for case in cases),
     )
 
 
 def low_frame_rate() -> None:
-    """Amplitude by frame rate beside sinc^2(f/r), and the error of one gap in a 30 fps video at its
-    worst phase.
+    """Compares amplitude by frame rate with sinc^2(f/r), and measures the error of one gap in a
+    30 fps video at its worst phase.
     """
-    bands, one = (
+    bands, subject = (
         (5, 10, 15),
         painted(
             "ripples",
@@ -381,10 +389,10 @@ def low_frame_rate() -> None:
             ),
         ),
     )
-    known = to_spectrum(truth(one), 16)
+    known = to_spectrum(truth(subject), 16)
 
     def row(fps: int) -> Sequence[Any]:
-        m, motion = measured(one, fps=fps)
+        m, motion = measured(subject, fps=fps)
         gains = [
             np.vdot(known[k], motion.spectrum()[k]).real / np.vdot(known[k], known[k]).real
             for k in bands
@@ -404,7 +412,7 @@ def low_frame_rate() -> None:
     )
 
     def gap(frames: int) -> Sequence[Any]:
-        """The error of the worst band, as a share of the amplitude of a pure sway."""
+        """Returns the error of the worst band, as a share of the amplitude of a pure sway."""
         kept = np.delete(np.arange(150), np.arange(60, 59 + frames))
         sways = [
             np.cos(2 * np.pi * k * TIMES[:, None] / 5 + np.linspace(0, np.pi, 16)) for k in bands
@@ -429,13 +437,13 @@ def low_frame_rate() -> None:
 
 
 def too_much_motion() -> None:
-    """Where the flow stops being usable."""
+    """Finds where the flow stops being usable."""
 
     def sway(name: str, px: float, shape: Any = BROAD, **others: Any) -> Scene:
         return painted(name, Mode(shape=shape, amplitude_px=px, frequency_hz=0.6), **others)
 
     def occluded(px: float) -> Scene:
-        """A lantern before a still hedge, pushed sideways as a whole."""
+        """Returns a lantern before a still hedge, pushed sideways as a whole."""
         back, front = scene("lantern").layers
         moves = Mode(shape=EVERYWHERE, amplitude_px=px, frequency_hz=0.6, phase=-np.pi / 2)
         return replace(
@@ -443,15 +451,15 @@ def too_much_motion() -> None:
             layers=(Layer(texture=back.texture), Layer(texture=front.texture, modes=(moves,))),
         )
 
-    def row(name: str, one: Scene) -> Sequence[Any]:
-        m, motion = measured(one)
-        error, mean = endpoint_error(motion, truth(one)), mean_size(truth(one))
+    def row(name: str, subject: Scene) -> Sequence[Any]:
+        m, motion = measured(subject)
+        error, mean = endpoint_error(motion, truth(subject)), mean_size(truth(subject))
         return (
             name,
             mean,
             m.mean_motion_px,
             f"{error:.2f} ({error / mean:.0%})",
-            spectrum_error(motion, truth(one)),
+            spectrum_error(motion, truth(subject)),
             m.inconsistent_share,
             verdict(m),
         )
@@ -468,16 +476,21 @@ def too_much_motion() -> None:
         f"ripples, broad sway 2 px, grain {grain}": sway("ripples", 2.0, grain=grain)
         for grain in (10.0, 30.0)
     }
-    head = "scene | true mean px | mean_motion_px | end-point error px | spectrum error | inconsistent_share | verdict"
+    head = (
+        "scene | true mean px | mean_motion_px | end-point error px | spectrum error | "
+        "inconsistent_share | verdict"
+    )
     table(head, (row(*case) for case in scenes.items()))
 
 
 def camera() -> None:
-    """Turning and shaking cameras against scenes in which much sways."""
+    """Compares turning and shaking cameras with scenes in which much sways."""
 
-    def row(name: str, one: Scene) -> Sequence[Any]:
-        m, _ = measured(one)
-        true = float((np.hypot(*truth(one).swapaxes(0, 1)).mean(axis=0) > filters.MOVING_PX).mean())
+    def row(name: str, subject: Scene) -> Sequence[Any]:
+        m, _ = measured(subject)
+        true = float(
+            (np.hypot(*truth(subject).swapaxes(0, 1)).mean(axis=0) > filters.MOVING_PX).mean()
+        )
         return name, true, m.moving_share, m.mean_motion_px, verdict(m)
 
     scenes = {
@@ -503,23 +516,23 @@ def camera() -> None:
 
 
 def drift() -> None:
-    """Slow sway against growth: the true motion at 24 phases, and a few through the pipeline."""
+    """Compares slow sway with growth: the true motion at 24 phases, a few through the pipeline."""
 
     def moving(*modes: Mode) -> np.ndarray:
         return synthetic.true_motion(painted("ripples", *modes), 0.0, TIMES, (32, 20)) * 8
 
     def row(px: float, *sways: tuple[float, float]) -> Sequence[Any]:
-        """Growth by `px` with sways (px, Hz) at all phases of the first, and some of the second."""
+        """Adds sways (px, Hz) to growth by `px`, at all phases of the first, some of the second."""
         phases = product(
             *([p / count * 2 * np.pi for p in range(count)] for count in (24, 8)[: len(sways)])
         )
-        found = [
+        results = [
             filters.trend(
                 moving(growth(px), *(sway(*s, p) for s, p in zip(sways, at, strict=True)))
             )
             for at in phases
         ]
-        shares, lengths = np.array(found).T
+        shares, lengths = np.array(results).T
         hits = np.sum(
             ((shares > LIMITS.drift_share) & (lengths > LIMITS.drift_px))
             | (shares > LIMITS.drift_share_alone)
@@ -530,7 +543,7 @@ def drift() -> None:
             name,
             f"{shares.min():.2f} to {shares.max():.2f}",
             f"{lengths.min():.2f} to {lengths.max():.2f}",
-            f"{hits} of {len(found)}",
+            f"{hits} of {len(results)}",
         )
 
     cases = [(0.0, (px, hz)) for hz in (0.1, 0.15, 0.2, 0.3) for px in (1.0, 3.0)] + [

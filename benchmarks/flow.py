@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def synchronised(work: Callable[[], Any]) -> Callable[[], None]:
-    """The same, and waits for the GPU."""
+    """Runs the function and waits for the GPU."""
 
     def run() -> None:
         work()
@@ -85,7 +85,7 @@ def synchronised(work: Callable[[], Any]) -> Callable[[], None]:
 
 
 def sharing(flow: str, rounds: int) -> tuple[list[Target], str]:
-    """Time per pair, and the largest difference from torchvision's result."""
+    """Measures time per pair, and the largest difference from torchvision's result."""
     torch.manual_seed(0)
     network = (
         (torchvision_import.raft_large if flow == "raft_large" else torchvision_import.raft_small)()
@@ -121,10 +121,10 @@ def sharing(flow: str, rounds: int) -> tuple[list[Target], str]:
         {name: synchronised(work) for name, work in works.items()}, rounds
     ).values()
     pairs = [
-        Timing(*(a / TARGETS + b / 16 / WINDOWS for a, b in zip(one, frame, strict=True)))
-        for one, frame in zip(ours, prepared, strict=True)
+        Timing(*(a / TARGETS + b / 16 / WINDOWS for a, b in zip(timing, frame, strict=True)))
+        for timing, frame in zip(ours, prepared, strict=True)
     ]
-    loops = [Timing(*(a / 4 for a in one)) for one in peer]
+    loops = [Timing(*(a / 4 for a in timing)) for timing in peer]
     clock, cpu = (b / a for a, b in zip(medians(pairs), medians(loops), strict=True))
     ratios = [b.clock / a.clock for a, b in zip(pairs, loops, strict=True)]
     goal = 3 if DEVICE == "cuda" else 1.5
@@ -170,10 +170,10 @@ def idle_target(flow: str, work: Callable[[], Any]) -> list[Target]:
 # ---- error
 
 
-def endpoint_error(found: Any, true: np.ndarray, valid: np.ndarray) -> float:
+def endpoint_error(computed: Any, true: np.ndarray, valid: np.ndarray) -> float:
     """Mean over valid pixels (and over time), px; `found` is an array or a tensor on any device."""
-    found = found.cpu().numpy() if isinstance(found, torch.Tensor) else found
-    return float(np.sqrt(((found - true) ** 2).sum(-3))[..., valid].mean())
+    computed = computed.cpu().numpy() if isinstance(computed, torch.Tensor) else computed
+    return float(np.sqrt(((computed - true) ** 2).sum(-3))[..., valid].mean())
 
 
 def middlebury_table(weights: Path, folder: Path) -> tuple[list[Target], str]:
@@ -258,7 +258,7 @@ def options_table(weights: Path) -> str:
 
 
 def sequences() -> Iterable[tuple[list[np.ndarray], np.ndarray, np.ndarray]]:
-    """(frames, true motion of all but the first, trustworthy pixels) of each scene."""
+    """Yields frames, true motion of all but the first, and trustworthy pixels of each scene."""
     times = np.arange(1, TARGETS + 1) / 30
     for make in SCENES.values():
         scene = make(np.random.default_rng(0))
@@ -273,14 +273,14 @@ def sequences() -> Iterable[tuple[list[np.ndarray], np.ndarray, np.ndarray]]:
 def tried(
     estimator: FlowEstimator, images: list[np.ndarray], true: np.ndarray, valid: np.ndarray
 ) -> tuple[float, float]:
-    """(end-point error, px; processor time, or on a GPU the time on the clock)"""
-    frames, found = estimator.prepare(images), []
+    """Returns end-point error in px, and processor time (on a GPU, the time on the clock)."""
+    frames, flows = estimator.prepare(images), []
     spent = timed(
         synchronised(
-            lambda: found.append(estimator.displace([(frames[0], one) for one in frames[1:]]))
+            lambda: flows.append(estimator.displace([(frames[0], frame) for frame in frames[1:]]))
         )
     )
-    return endpoint_error(found[0], true, valid), spent.clock if DEVICE == "cuda" else spent.cpu
+    return endpoint_error(flows[0], true, valid), spent.clock if DEVICE == "cuda" else spent.cpu
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ ESTIMATOR = make_estimator(CONFIG.flow)
 
 
 class Filmed(NamedTuple):
-    """One window: what was measured, and what is true."""
+    """A window: what was measured, and what is true."""
 
     grey: np.ndarray
     forward: np.ndarray
@@ -90,7 +90,8 @@ def main(clips: Sequence[str]) -> None:
     cv2.setNumThreads(1)
     if clips:
         table(
-            "clip | confidence, mean | share under 64 | W px, median | mean | 95 % | damped W px, median | mean | 95 %",
+            "clip | confidence, mean | share under 64 | W px, median | mean | 95 % | "
+            "damped W px, median | mean | 95 %",
             map(real, clips),
         )
         return
@@ -102,7 +103,10 @@ def main(clips: Sequence[str]) -> None:
 
 def report(scenes: Scenes) -> None:
     judged = {name: judge(filmed(make())) for name, make in scenes.items()}
-    head = "scene | bare share | true mean px | error raw: all | bare | textured | damped: all | bare | textured | spectrum error raw | damped | W error raw | damped"
+    head = (
+        "scene | bare share | true mean px | error raw: all | bare | textured | "
+        "damped: all | bare | textured | spectrum error raw | damped | W error raw | damped"
+    )
     table(
         head,
         (
@@ -110,7 +114,10 @@ def report(scenes: Scenes) -> None:
             for name, j in judged.items()
         ),
     )
-    head = "confidence from | damped to raw error, geometric mean: all | bare | textured | worst scene: all | bare | textured | rank correlation with the error"
+    head = (
+        "confidence from | damped to raw error, geometric mean: all | bare | textured | "
+        "worst scene: all | bare | textured | rank correlation with the error"
+    )
     table(
         head, (summary(kind, list(judged.values())) for kind in next(iter(judged.values())).damped)
     )
@@ -126,9 +133,9 @@ def report(scenes: Scenes) -> None:
 
 def summary(kind: str, judged: Sequence[Judged]) -> Sequence[Any]:
     ratios = np.log([np.divide(j.damped[kind], j.raw) for j in judged]).T
-    present = [one[np.isfinite(one)] for one in ratios]
+    present = [values[np.isfinite(values)] for values in ratios]
     means, worst = (
-        [float(np.exp(f(one))) if one.size else float("nan") for one in present]
+        [float(np.exp(f(values))) if values.size else float("nan") for values in present]
         for f in (np.mean, np.max)
     )
     return kind, *means, *worst, float(np.mean([j.rank[kind] for j in judged]))
@@ -138,13 +145,13 @@ def summary(kind: str, judged: Sequence[Judged]) -> Sequence[Any]:
 
 
 def window(path: Path) -> list[PreparedFrame]:
-    """The frames of a clip's first window."""
+    """Returns the frames of a clip's first window."""
     return first_window(path, CONFIG).frames
 
 
 def flow_to_all(seen: Sequence[PreparedFrame]) -> np.ndarray:
-    """Flow from the first frame to all."""
-    return ESTIMATOR.displace([(seen[0].flow_input, one.flow_input) for one in seen])
+    """Computes flow from the first frame to all."""
+    return ESTIMATOR.displace([(seen[0].flow_input, frame.flow_input) for frame in seen])
 
 
 def backward(seen: Sequence[PreparedFrame], checks: Sequence[int]) -> dict[int, np.ndarray]:
@@ -179,64 +186,69 @@ def deviation(image: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(square - mean * mean, 0))
 
 
-def checked(one: Filmed, count: int) -> list[tuple[Flow, Flow]]:
+def checked(film: Filmed, count: int) -> list[tuple[Flow, Flow]]:
     return [
-        (one.forward[i], one.backward[i]) for i in backward_frame_indices(len(one.forward), count)
+        (film.forward[i], film.backward[i])
+        for i in backward_frame_indices(len(film.forward), count)
     ]
 
 
-def kinds(one: Filmed) -> dict[str, np.ndarray]:
-    """Confidence from all there is, and from parts of it."""
-    found = {
-        f"both, {count}": confidence(one.grey, relative_disagreements(checked(one, count)))
+def kinds(film: Filmed) -> dict[str, np.ndarray]:
+    """Computes confidence from everything, and from parts of it."""
+    confidences = {
+        f"both, {count}": confidence(film.grey, relative_disagreements(checked(film, count)))
         for count in (8, 4, 16, 29)
     }
     parts = {
-        "texture alone": texture_confidence(one.grey),
-        "consistency alone, 8": consistency_confidence(relative_disagreements(checked(one, 8))),
+        "texture alone": texture_confidence(film.grey),
+        "consistency alone, 8": consistency_confidence(relative_disagreements(checked(film, 8))),
     }
-    return found | {name: np.rint(255 * part).astype(np.uint8) for name, part in parts.items()}
+    return confidences | {
+        name: np.rint(255 * part).astype(np.uint8) for name, part in parts.items()
+    }
 
 
-def judge(one: Filmed) -> Judged:
-    error, found = size(one.forward - one.true), kinds(one)
-    areas = (one.valid, one.valid & one.bare, one.valid & ~one.bare)
-    damped = {kind: damp(one.forward, certain) for kind, certain in found.items()}
-    ours, known = found["both, 8"], to_spectrum(one.true, 16)
-    volume = to_spectrum(one.forward, 16).astype(np.complex64)
-    weights = size(one.forward), damp(size(one.forward), ours)
+def judge(film: Filmed) -> Judged:
+    error, confidences = size(film.forward - film.true), kinds(film)
+    areas = (film.valid, film.valid & film.bare, film.valid & ~film.bare)
+    damped = {kind: damp(film.forward, certain) for kind, certain in confidences.items()}
+    ours, known = confidences["both, 8"], to_spectrum(film.true, 16)
+    volume = to_spectrum(film.forward, 16).astype(np.complex64)
+    weights = size(film.forward), damp(size(film.forward), ours)
     return Judged(
         raw=over(error, areas),
-        damped={kind: over(size(motion - one.true), areas) for kind, motion in damped.items()},
+        damped={kind: over(size(motion - film.true), areas) for kind, motion in damped.items()},
         rank={
-            kind: float(spearmanr(255 - certain[one.valid].astype(int), error[one.valid]).statistic)
-            for kind, certain in found.items()
+            kind: float(
+                spearmanr(255 - certain[film.valid].astype(int), error[film.valid]).statistic
+            )
+            for kind, certain in confidences.items()
         },
         spectrum=tuple(
-            relative((found - known)[:, :, one.valid], known[:, :, one.valid])
-            for found in (volume, damp(volume, ours))
+            relative((spectrum - known)[:, :, film.valid], known[:, :, film.valid])
+            for spectrum in (volume, damp(volume, ours))
         ),
         weight=tuple(
-            float(np.abs(weight - size(damped["both, 8"]))[one.valid].mean()) for weight in weights
+            float(np.abs(weight - size(damped["both, 8"]))[film.valid].mean()) for weight in weights
         ),
         bare_share=float(areas[1].sum() / areas[0].sum()),
-        mean_px=float(size(one.true)[one.valid].mean()),
+        mean_px=float(size(film.true)[film.valid].mean()),
         bins=np.stack(
             [
-                np.histogram(ours[one.valid], BINS, weights=w)[0]
-                for w in (np.ones(one.valid.sum()), error[one.valid])
+                np.histogram(ours[film.valid], BINS, weights=w)[0]
+                for w in (np.ones(film.valid.sum()), error[film.valid])
             ]
         ),
     )
 
 
 def size(motion: np.ndarray) -> np.ndarray:
-    """Mean over time of the length, [H, W]."""
+    """Returns the mean over time of the length, [H, W]."""
     return np.hypot(*motion.swapaxes(0, 1)).mean(axis=0)
 
 
 def over(error: np.ndarray, areas: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """The mean over each area, NaN where it is empty."""
+    """Returns the mean over each area, NaN if it is empty."""
     return tuple(float(error[area].mean()) if area.any() else float("nan") for area in areas)
 
 
@@ -261,11 +273,11 @@ def real(clip: str) -> Sequence[Any]:
 
 
 def timing(repeats: int = 50) -> None:
-    """Milliseconds a window, median, on one thread."""
-    one = filmed(CHOSEN_ON["patches, grain 2"]())
+    """Prints milliseconds a window, median, on one thread."""
+    film = filmed(CHOSEN_ON["patches, grain 2"]())
     ours, volume = (
-        confidence(one.grey, relative_disagreements(checked(one, 8))),
-        to_spectrum(one.forward, 16).astype(np.complex64),
+        confidence(film.grey, relative_disagreements(checked(film, 8))),
+        to_spectrum(film.forward, 16).astype(np.complex64),
     )
 
     def ms(call: Any) -> float:
@@ -277,7 +289,7 @@ def timing(repeats: int = 50) -> None:
             f"confidence, {count} checks",
             ms(
                 lambda count=count: confidence(
-                    one.grey, relative_disagreements(checked(one, count))
+                    film.grey, relative_disagreements(checked(film, count))
                 )
             ),
         )

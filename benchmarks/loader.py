@@ -1,8 +1,8 @@
 """Training samples from shards, against webdataset with numpy, safetensors and Pillow: 256 x 160,
-16 frequencies, normalised.
+16 frequencies, normalized.
 
 Both read the same members of the same samples, with the page cache warm, on one core and in one
-process, and give float32: the picture from -1 to 1, and S' by the scales of the data set. Once all
+process, and give float32: the picture from -1 to 1, and S' by the scales of the dataset. Once all
 16 frequencies, once a single one of each sample. webdataset streams a shard from its beginning to
 its end, which is what it is made for; Quiver reads in random order and checks what it reads. Both
 give batches of 8, webdataset's stacked by numpy; what it takes without batches is shown too.
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def make_dataset(root: Path, count: int) -> DatasetView:
-    """A data set of one shard of rendered frames and smooth spectra."""
+    """Creates a dataset of one shard of rendered frames and smooth spectra."""
     config, dataset = BuildConfig(), Dataset(root)
     rows = [make_plan_row(SHARD, i) for i in range(count)]
     root.mkdir()
@@ -115,7 +115,7 @@ def make_dataset(root: Path, count: int) -> DatasetView:
 def all_contenders(
     selection: DatasetView, statistics: SpectrumStatistics
 ) -> dict[str, Callable[[], Iterator]]:
-    """Name -> what makes an endless iterator of samples, or of batches of them."""
+    """Returns by name what makes an endless iterator of samples, or of batches of them."""
     url, scale = str(selection.dataset.tar_path(SHARD)), channel_scales(statistics)
     ours, theirs = (
         functools.partial(quiver, selection, statistics),
@@ -151,7 +151,7 @@ def quiver(
 
 
 def webdataset(url: str, scale: np.ndarray, rng: np.random.Generator | None) -> Iterator[list]:
-    """All frequencies, or one that `rng` draws."""
+    """Selects all frequencies, or one that `rng` draws."""
     while True:
         for sample in wds.WebDataset(url, shardshuffle=False):
             picture = np.asarray(Image.open(io.BytesIO(sample[IMAGE_MEMBER])))
@@ -164,7 +164,7 @@ def webdataset(url: str, scale: np.ndarray, rng: np.random.Generator | None) -> 
 
 
 def batches(url: str, scale: np.ndarray, rng: np.random.Generator | None) -> Iterator[list]:
-    """The same samples, BATCH of them stacked."""
+    """Yields the same samples in stacks of BATCH."""
     stream = webdataset(url, scale, rng)
     while True:
         image, spectrum, keys = zip(
@@ -180,7 +180,7 @@ def use(stream: Iterator[list], count: int) -> None:
 
 
 def check(selection: DatasetView, statistics: SpectrumStatistics) -> None:
-    """That both give the same of each sample."""
+    """Checks that both give the same of each sample."""
     made = all_contenders(selection, statistics)
     count = len(list(iter_samples(selection, SHARD)))
     ours = {

@@ -1,8 +1,8 @@
-"""What safety costs: a video to committed shards as a run does it, against the same with nothing
-that makes it safe.
+"""Measures what safety costs: a video to committed shards as a run does it, against the same with
+nothing that makes it safe.
 
-Off in the other: the shard's SHA-256 and CRC-32, every fsync, the read-back of every sample, the
-lock, heartbeat and fence of the folder. They are patched away here; the product has no switch for
+The other way lacks the shard's SHA-256 and CRC-32, every fsync, the read-back of every sample, the
+lock, heartbeat and fence of the folder. They are patched away; the product has no switch for
 any of them. Both decode, measure, judge and write the same windows at the product's own size and
 settings, one worker in this process; no filter rejects, so that every window is written, which is
 when safety costs the most. The ratio is the median over the pairs of runs that follow each other.
@@ -48,16 +48,18 @@ def main() -> None:
     videos = options.videos or [
         ordinary_clip(options.clips, (640, 360), 7.0 if options.quick else options.seconds)
     ]
-    found = {path.name: compare(path, 1 if options.quick else options.rounds) for path in videos}
-    bodies = [f"{name}:\n\n{timings_table(timings)}" for name, timings in found.items()]
-    targets = [paired(f"{name}: safe / bare", *timings.values()) for name, timings in found.items()]
+    by_video = {path.name: compare(path, 1 if options.quick else options.rounds) for path in videos}
+    bodies = [f"{name}:\n\n{timings_table(timings)}" for name, timings in by_video.items()]
+    targets = [
+        paired(f"{name}: safe / bare", *timings.values()) for name, timings in by_video.items()
+    ]
     report(
         "mechanisms", "Mechanisms", __doc__, "\n\n".join(bodies), targets, keep=not options.quick
     )
 
 
 def compare(path: Path, rounds: int) -> dict[str, list[Timing]]:
-    """Both ways on one video, in turns."""
+    """Measures both ways on one video, in turns."""
     return interleaved(
         {"safe": functools.partial(quiver, path, CONFIG), "bare": functools.partial(bare, path)},
         rounds,
@@ -65,7 +67,7 @@ def compare(path: Path, rounds: int) -> dict[str, list[Timing]]:
 
 
 def paired(name: str, safe: Sequence[Timing], without: Sequence[Timing]) -> Target:
-    """The median ratio of the pairs; its range is that of their middle half."""
+    """Returns the median ratio of the pairs; its range is that of their middle half."""
     clock, cpu = (
         [a / b for a, b in zip(*times, strict=True)]
         for times in zip(zip(*safe, strict=True), zip(*without, strict=True), strict=True)
@@ -77,7 +79,7 @@ def paired(name: str, safe: Sequence[Timing], without: Sequence[Timing]) -> Targ
 
 
 def bare(path: Path) -> None:
-    """A data set that a crash, a twin or a bad disk may spoil unseen."""
+    """A dataset that a crash, a twin or a bad disk may spoil unseen."""
     with ExitStack() as off:
         for name, instead in UNSAFE.items():
             off.enter_context(mock.patch(name, instead))
@@ -97,7 +99,9 @@ UNSAFE = {
     "pipeline.dataset.shards.hashlib": SimpleNamespace(sha256=NoDigest),
     "pipeline.dataset.shards.zlib": SimpleNamespace(crc32=lambda _: 0),
     "pipeline.dataset.shards.check_shard": lambda *_: None,
-    "pipeline.dataset.run_lock.LockedFolder.lock": lambda dataset: nullcontext(dataset.root.mkdir()),
+    "pipeline.dataset.run_lock.LockedFolder.lock": lambda dataset: nullcontext(
+        dataset.root.mkdir()
+    ),
     "pipeline.dataset.commit.commit_lock": lambda _: nullcontext(),
     "pipeline.dataset.run_lock.LockedFolder.check_not_taken_over": lambda _: None,
 }

@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def peak_mb(path: Path) -> float:
-    """Largest memory of a process that builds the video."""
+    """Measures the largest memory of a process that builds the video."""
     return watched([sys.executable, "-m", "benchmarks.memory", "--build", str(path)])
 
 
@@ -80,18 +80,18 @@ def watched(command: list[str]) -> float:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all its descendants."""
+    """Returns a process and all its descendants."""
     parents = {
         int(entry.name): parent(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()
     }
-    found = [pid]
-    for one in found:  # grows while it is walked
-        found.extend(child for child, its_parent in parents.items() if its_parent == one)
-    return found
+    processes = [pid]
+    for process in processes:  # grows while it is walked
+        processes.extend(child for child, its_parent in parents.items() if its_parent == process)
+    return processes
 
 
 def parent(entry: Path) -> int | None:
-    """None where the process has ended."""
+    """Returns None if the process has ended."""
     try:
         return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError):
@@ -99,7 +99,7 @@ def parent(entry: Path) -> int | None:
 
 
 def pss_kb(pid: int) -> int:
-    """Proportional memory; 0 where the process has ended."""
+    """Returns proportional memory; 0 if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-"""The report of a data set of about 1,000 windows on two cores, and whether its memory grows with
+"""The report of a dataset of about 1,000 windows on two cores, and whether its memory grows with
 the number of shards.
 
 One procedural clip is extracted at 256 x 160 with a window on every frame, by the quickest preset
-of the flow, 8 windows a shard; and a second data set of a seventh of its windows. Each report is
+of the flow, 8 windows a shard; and a second dataset of a seventh of its windows. Each report is
 drawn by the real command in a fresh process, gallery included, which decodes the windows that it
 shows again.
 """
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def measured(clip: Path) -> tuple[int, int, float, float]:
-    """Windows, shards, seconds and largest memory of the report on this clip's data set."""
+    """Measures windows, shards, seconds and largest memory of the report on this clip's dataset."""
     root = Path(tempfile.mkdtemp(prefix="quiver-bench-page-"))
     try:
         command = [

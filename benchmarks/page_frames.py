@@ -35,45 +35,68 @@ from tests.support.pages import find_chromium, open_page
 
 COLUMNS, ROWS, MODES, FRAMES = 256, 160, 16, 150
 COUNTS = dict(steps=200, page=10, triangles=40, drawImage=400)
-"""Frames a measurement: enough for a clock of processor time that ticks in hundredths of a second.
-"""
+"""Frames of a measurement: enough for a processor clock that ticks in hundredths of a second."""
 OWN = 30
 GOAL = 3
-"""Times as long as two triangles, at most."""
+"""How many times as long as two triangles a frame may take."""
 GOAL_MS = 1000 / 30
 
 PEERS = """async () => {
-    const image = new Image(); image.src = "data:image/jpeg;base64," + about.jpeg; await image.decode();
-    const made = () => Object.assign(document.createElement("canvas"), {width: canvas.width, height: canvas.height});
-    const plain = made().getContext("webgl2", {alpha: false, antialias: false}), flat = made().getContext("2d", {alpha: false, willReadFrequently: true}), pixel = new Uint8Array(4);
+    const image = new Image();
+    image.src = "data:image/jpeg;base64," + about.jpeg;
+    await image.decode();
+    const {width, height} = canvas;
+    const newCanvas = () => Object.assign(document.createElement("canvas"), {width, height});
+    const plain = newCanvas().getContext("webgl2", {alpha: false, antialias: false});
+    const flat = newCanvas().getContext("2d", {alpha: false, willReadFrequently: true});
+    const pixel = new Uint8Array(4);
     const program = plain.createProgram();
     for (const [kind, text] of [
         [plain.VERTEX_SHADER, `#version 300 es
-            out vec2 at; void main() { at = vec2(gl_VertexID & 1, gl_VertexID >> 1); gl_Position = vec4(at.x * 2. - 1., 1. - at.y * 2., 0, 1); }`],
+            out vec2 at;
+            void main() {
+                at = vec2(gl_VertexID & 1, gl_VertexID >> 1);
+                gl_Position = vec4(at.x * 2. - 1., 1. - at.y * 2., 0, 1);
+            }`],
         [plain.FRAGMENT_SHADER, FRAGMENT]]) {
-        const shader = plain.createShader(kind); plain.shaderSource(shader, text); plain.compileShader(shader); plain.attachShader(program, shader);
+        const shader = plain.createShader(kind);
+        plain.shaderSource(shader, text);
+        plain.compileShader(shader);
+        plain.attachShader(program, shader);
     }
     plain.linkProgram(program); plain.useProgram(program);
     plain.bindTexture(plain.TEXTURE_2D, plain.createTexture());
     plain.texImage2D(plain.TEXTURE_2D, 0, plain.RGBA, plain.RGBA, plain.UNSIGNED_BYTE, image);
     plain.texParameteri(plain.TEXTURE_2D, plain.TEXTURE_MIN_FILTER, plain.LINEAR);
-    const read = from => from.readPixels(from.drawingBufferWidth / 2, from.drawingBufferHeight / 2, 1, 1, from.RGBA, from.UNSIGNED_BYTE, pixel);
+    const read = from => from.readPixels(
+        from.drawingBufferWidth / 2, from.drawingBufferHeight / 2, 1, 1,
+        from.RGBA, from.UNSIGNED_BYTE, pixel);
     window.ways = {
         steps() { advance(1 / 60); },
         page() { advance(1 / 60); draw(); read(gl); return pixel; },
-        triangles() { plain.clear(plain.COLOR_BUFFER_BIT); plain.drawArrays(plain.TRIANGLE_STRIP, 0, 4); read(plain); return pixel; },
-        drawImage() { flat.drawImage(image, 0, 0); return flat.getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data; },
+        triangles() {
+            plain.clear(plain.COLOR_BUFFER_BIT);
+            plain.drawArrays(plain.TRIANGLE_STRIP, 0, 4);
+            read(plain);
+            return pixel;
+        },
+        drawImage() {
+            flat.drawImage(image, 0, 0);
+            return flat.getImageData(width / 2, height / 2, 1, 1).data;
+        },
     };
 }"""
 LOOP = """count => new Promise(done => { const begin = performance.now();
-    requestAnimationFrame(function frame() { count-- ? requestAnimationFrame(frame) : done(performance.now() - begin); }); })"""
+    requestAnimationFrame(function frame() {
+        count-- ? requestAnimationFrame(frame) : done(performance.now() - begin);
+    }); })"""
 
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
     if find_chromium() is None:
         raise SystemExit(
-            "there is no chromium and no google-chrome on this machine, so there is nothing to measure"
+            "there is neither chromium nor google-chrome on this machine: nothing can be measured"
         )
     one_cpu()
     with tempfile.TemporaryDirectory(prefix="quiver-bench-frames-") as folder:
@@ -118,7 +141,7 @@ def main() -> None:
 
 
 def volume() -> SpectralVolume:
-    """Smooth waves that fall with frequency, a few pixels in all."""
+    """Draws smooth waves that fall with frequency, a few pixels in all."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:ROWS, :COLUMNS] / ROWS
     frequencies = np.arange(MODES + 1)
@@ -148,7 +171,7 @@ def measured(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], float]:
 
 
 def check(tab: Any) -> None:
-    """That all draw the picture: nearly the same colour in the middle."""
+    """Checks that all draw the picture: nearly the same color in the middle."""
     tab.evaluate("quiver.settings.magnification = 0")
     seen = np.array(
         [tab.evaluate(f"Array.from(ways.{name}())") for name in ("page", "triangles", "drawImage")]
@@ -158,14 +181,14 @@ def check(tab: Any) -> None:
 
 
 def timed(tab: Any, name: str, count: int) -> Timing:
-    """Of one frame."""
+    """Returns the seconds of one frame."""
     begin = Timing(time.perf_counter(), tree_seconds())
     tab.evaluate(f"for (let i = 0; i < {count}; i++) ways.{name}()")
     return Timing((time.perf_counter() - begin.clock) / count, (tree_seconds() - begin.cpu) / count)
 
 
 def tree_seconds() -> float:
-    """Processor time of this process and all below it."""
+    """Returns the processor time of this process and all its descendants."""
     ticks = 0
     for pid in family(os.getpid()):
         try:
@@ -178,9 +201,9 @@ def tree_seconds() -> float:
 
 
 def ratio(ours: list[Timing], theirs: list[Timing]) -> dict[str, Any]:
-    """How many times as long ours take: on the clock, its range, and by processor time."""
-    found = speedup("", 0, theirs, ours)
-    return dict(reached=found.reached, span=found.span, cpu=found.cpu)
+    """Compares ours with a peer: the ratio on the clock, its range, and by processor time."""
+    target = speedup("", 0, theirs, ours)
+    return dict(reached=target.reached, span=target.span, cpu=target.cpu)
 
 
 if __name__ == "__main__":

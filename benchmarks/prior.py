@@ -3,12 +3,12 @@ and another photograph's sample.
 
     python -m benchmarks.prior CHECKPOINT --data DATASET --split test
 
-Distances are of amplitudes, which know no phase (docs/design/maths.md, 12): of the truth to a
-scene's own sample, to no motion, to the mean amplitude of the training clips, and to the samples of
-the other scenes. A mean is nearer to anything than a single draw is, so the last line but one gives
-the distance to the mean amplitude of all seeds, which is to be compared with that of the training
-clips. Correlations are of normalised coefficients, which know the phase: they tell something of
-samples that were learnt by heart alone. Coherence and rest (13, 14) stand beside those of the
+Distances are of amplitudes, which know no phase (docs/maths.md, 12): of the truth to a scene's own
+sample, to no motion, to the mean amplitude of the training clips, and to the samples of the other
+scenes. A mean is nearer to anything than a single draw is, so the last line but one gives the
+distance to the mean amplitude of all seeds, which is to be compared with that of the training
+clips. Correlations are of normalized coefficients, which know the phase: they tell something of
+samples that were memorized alone. Coherence and rest (13, 14) stand beside those of the
 truth. Only the first window of each clip is used. Prints a table.
 """
 
@@ -62,12 +62,14 @@ def main() -> None:
         axis=0,
     )
     print(
-        f"{len(scenes)} clips of the {options.split} split, {options.steps} steps, guidance {options.guidance:g}"
+        f"{len(scenes)} clips of the {options.split} split, {options.steps} steps, "
+        f"guidance {options.guidance:g}"
     )
     print(
-        f"{'seed':<6}{'own':>8}{'zero':>8}{'mean':>8}{'other':>8} | {'own r':>8}{'other r':>8} | {'coherence':>10}{'rest':>8}"
+        f"{'seed':<6}{'own':>8}{'zero':>8}{'mean':>8}{'other':>8} | {'own r':>8}{'other r':>8} | "
+        f"{'coherence':>10}{'rest':>8}"
     )
-    made = [
+    samples = [
         [
             sample_motion(
                 prior, [scene.image], [seed], steps=options.steps, guidance=options.guidance
@@ -76,16 +78,17 @@ def main() -> None:
         ]
         for seed in range(options.seeds)
     ]
-    rows = [measured(prior, scenes, mean, one) for one in made]
+    rows = [measured(prior, scenes, mean, sample) for sample in samples]
     for name, row in [
         *((str(seed), row) for seed, row in enumerate(rows)),
         ("mean", np.mean(rows, axis=0)),
     ]:
         print(
-            f"{name:<6}{row[0]:8.4f}{row[1]:8.4f}{row[2]:8.4f}{row[3]:8.4f} | {row[4]:8.3f}{row[5]:8.3f} | {row[6]:10.3f}{row[7]:8.3f}",
+            f"{name:<6}{row[0]:8.4f}{row[1]:8.4f}{row[2]:8.4f}{row[3]:8.4f} | "
+            f"{row[4]:8.3f}{row[5]:8.3f} | {row[6]:10.3f}{row[7]:8.3f}",
             flush=True,
         )
-    means = np.mean([[lengths(prior, one) for one in of_seed] for of_seed in made], axis=0)
+    means = np.mean([[lengths(prior, sample) for sample in of_seed] for of_seed in samples], axis=0)
     apart = distances([lengths(prior, scene.channels) for scene in scenes], means)
     print(f"{'of mean':<8}{apart[0]:6.4f}{'':>16}{apart[1]:8.4f} | {'':>16} |")
     truth = np.mean([motion_measures(prior, scene.channels) for scene in scenes], axis=0)
@@ -93,7 +96,7 @@ def main() -> None:
 
 
 def read(selections: Sequence[DatasetView], split: str) -> Iterator[Scene]:
-    """All kept windows of a split."""
+    """Reads all kept windows of a split."""
     for selection in selections:
         for shard, entry in selection.read_index().shards.items():
             for sample in iter_samples(selection, shard) if entry.split == split else ():
@@ -101,7 +104,7 @@ def read(selections: Sequence[DatasetView], split: str) -> Iterator[Scene]:
 
 
 def first_of_each(scenes: Iterator[Scene], frequencies: int) -> Iterator[Scene]:
-    """The first window of each clip; keys are CLIP-FRAME."""
+    """Selects the first window of each clip; keys are CLIP-FRAME."""
     seen: set[str] = set()
     for scene in scenes:
         clip = scene.name.rpartition("-")[0]
@@ -111,47 +114,47 @@ def first_of_each(scenes: Iterator[Scene], frequencies: int) -> Iterator[Scene]:
 
 
 def measured(
-    prior: Prior, scenes: Sequence[Scene], mean: np.ndarray, made: Sequence[np.ndarray]
+    prior: Prior, scenes: Sequence[Scene], mean: np.ndarray, samples: Sequence[np.ndarray]
 ) -> list[float]:
-    """Of one sample for each scene."""
-    true, found = (
-        [lengths(prior, channels) for channels in some]
-        for some in ([scene.channels for scene in scenes], made)
+    """Measures one sample of each scene."""
+    true, sample_lengths = (
+        [lengths(prior, channels) for channels in fields]
+        for fields in ([scene.channels for scene in scenes], samples)
     )
-    own, other = distances(true, found)
+    own, other = distances(true, sample_lengths)
     baselines = [
-        float(np.mean([amplitude_distance(base, one) for one in true]))
+        float(np.mean([amplitude_distance(base, truth) for truth in true]))
         for base in (np.zeros_like(mean), mean)
     ]
     alike = own_and_other(
-        np.array([[correlation(prior, one, scene.channels) for one in made] for scene in scenes])
+        np.array(
+            [[correlation(prior, sample, scene.channels) for sample in samples] for scene in scenes]
+        )
     )
     return [
         own,
         *baselines,
         other,
         *alike,
-        *np.mean([motion_measures(prior, one) for one in made], axis=0),
+        *np.mean([motion_measures(prior, sample) for sample in samples], axis=0),
     ]
 
 
-def distances(true: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Mean distance of each scene's truth to what was found for it, and to what was found for the
-    others.
-    """
+def distances(true: Sequence[np.ndarray], samples: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Returns the mean distance of each scene's truth to its own sample, and to the others'."""
     return own_and_other(
-        np.array([[amplitude_distance(one, other) for one in found] for other in true])
+        np.array([[amplitude_distance(sample, truth) for sample in samples] for truth in true])
     )
 
 
 def own_and_other(table: np.ndarray) -> tuple[float, float]:
-    """Means on the diagonal and beside it."""
+    """Returns the means on the diagonal and off it."""
     own = np.eye(len(table)) > 0
     return float(table[own].mean()), float(table[~own].mean())
 
 
 def as_complex(channels: np.ndarray) -> np.ndarray:
-    """[K, 2, H, W] of (re x, im x, re y, im y)."""
+    """Returns complex [K, 2, H, W] from channels (re x, im x, re y, im y)."""
     return channels[:, ::2] + 1j * channels[:, 1::2]
 
 
@@ -161,14 +164,14 @@ def lengths(prior: Prior, channels: np.ndarray) -> np.ndarray:
     )
 
 
-def correlation(prior: Prior, made: np.ndarray, true: np.ndarray) -> float:
-    """Pearson's, over all normalised coefficients."""
+def correlation(prior: Prior, sample: np.ndarray, true: np.ndarray) -> float:
+    """Returns Pearson's correlation over all normalized coefficients."""
     scale = prior.normalizer.scale_tensor().numpy()
-    one, other = (
+    sampled, truth = (
         normalize(channels, scale, prior.normalizer.normalisation).ravel()
-        for channels in (made, true)
+        for channels in (sample, true)
     )
-    return float(np.corrcoef(one, other)[0, 1])
+    return float(np.corrcoef(sampled, truth)[0, 1])
 
 
 def motion_measures(prior: Prior, channels: np.ndarray) -> tuple[float, float]:

@@ -4,8 +4,8 @@ side, by clip.
     python -m benchmarks.rendering RENDERER ... --data DATASET ... [--windows 8]
 
 Each RENDERER is the folder of a training. Beside them stand what has nothing to learn: the
-photograph itself (still), the mean of splatted colours (average_rgb) and softmax splatting of
-colours, as `quiver animate` does it without a network (softmax_rgb). Of each clip of the test split
+photograph itself (still), the mean of splatted colors (average_rgb) and softmax splatting of
+colors, as `quiver animate` does it without a network (softmax_rgb). Of each clip of the test split
 so many windows, spread over all, with each of their later frames. The worst pair stands beside the
 mean. Last come the frames a second of each at batch 1.
 """
@@ -45,17 +45,20 @@ def main() -> None:
     networks = {"average_rgb": Renderer(RendererConfig(mode="average_rgb"))} | {
         path.name: load_renderer(path) for path in options.renderers
     }
-    found: dict[str, dict[str, Scores]] = defaultdict(lambda: defaultdict(lambda: Scores([], [])))
+    scores_by_clip: dict[str, dict[str, Scores]] = defaultdict(
+        lambda: defaultdict(lambda: Scores([], []))
+    )
     for sample in tested(options.data, options.windows):
-        for made in range(len(sample.pair_image)):
-            true = picture(sample.pair_image[made])
-            for name, one in every_way(networks, sample, made):
-                scores = found[clip_of(sample)][name]
-                scores.psnr.append(float(psnr(one, true).clamp(max=99)))
-                scores.ssim.append(float(ssim(one, true)))
-    for clip, rows in found.items():
+        for pair in range(len(sample.pair_image)):
+            true = picture(sample.pair_image[pair])
+            for name, image in every_way(networks, sample, pair):
+                scores = scores_by_clip[clip_of(sample)][name]
+                scores.psnr.append(float(psnr(image, true).clamp(max=99)))
+                scores.ssim.append(float(ssim(image, true)))
+    for clip, rows in scores_by_clip.items():
         print(
-            f"\n{clip}, {len(next(iter(rows.values())).psnr)} pairs\n{'':<40}{'PSNR':>8}{'worst':>8}{'SSIM':>8}{'worst':>8}"
+            f"\n{clip}, {len(next(iter(rows.values())).psnr)} pairs\n"
+            f"{'':<40}{'PSNR':>8}{'worst':>8}{'SSIM':>8}{'worst':>8}"
         )
         for name, scores in rows.items():
             print(
@@ -69,7 +72,7 @@ def main() -> None:
 
 
 def tested(data: str, windows: int) -> Iterator[Sample]:
-    """Of each clip of the test split, so many windows, spread evenly."""
+    """Selects so many windows of each clip of the test split, spread evenly."""
     selection = open_dataset(data)
     by_clip: dict[str, list[Sample]] = defaultdict(list)
     for shard, entry in selection.read_index().shards.items():
@@ -89,20 +92,20 @@ def clip_of(sample: Sample) -> str:
 def every_way(
     networks: dict[str, Renderer], sample: Sample, which: int
 ) -> Iterator[tuple[str, Tensor]]:
-    """The later frame by each of them, RGB of 0 to 1."""
+    """Renders the later frame with each of them, RGB in 0 to 1."""
     yield "still", picture(sample.image)
     flow, weight = sample.pair_flow[which].astype(np.float32), sample.weight.astype(np.float32)
     yield "softmax_rgb", picture(warp_frame(sample.image, flow, weight))
     for name, network in networks.items():
         noise = network.sample_noise(1, torch.Generator().manual_seed(0))
         with torch.no_grad():
-            made = network(
+            rendered = network(
                 2 * picture(sample.image) - 1,
                 torch.from_numpy(flow)[None],
                 torch.from_numpy(weight)[None, None],
                 noise,
             )
-        yield name, to_unit_range(made.clamp(-1, 1))
+        yield name, to_unit_range(rendered.clamp(-1, 1))
 
 
 def picture(pixels: np.ndarray) -> Tensor:

@@ -35,11 +35,11 @@ processor times is the one to trust."""
 
 
 def main() -> None:
-    found = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
-    if not found:
+    results = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+    if not results:
         sys.exit("there are no results yet: run make bench")
     before, _, tables = (PAGE.read_text() if PAGE.exists() else "").partition(END)
-    sections = standing(tables) | {name: section(name, result) for name, result in found.items()}
+    sections = standing(tables) | {name: section(name, result) for name, result in results.items()}
     names = sorted(
         sections, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name)
     )
@@ -47,11 +47,11 @@ def main() -> None:
     PAGE.write_text(
         "\n\n".join([HEAD, f"{BEGIN}\n{notes}\n{END}", *(sections[name] for name in names)]) + "\n"
     )
-    print(f"{PAGE.name} has new results of {', '.join(sorted(found))}")
+    print(f"{PAGE.name} has new results of {', '.join(sorted(results))}")
 
 
 def standing(tables: str) -> dict[str, str]:
-    """The sections that are on the page, by the benchmark whose command each names."""
+    """Returns the sections of the page, by the benchmark whose command each names."""
     parts = (part.strip() for part in re.split(r"^(?=## )", tables, flags=re.MULTILINE))
     return {
         made[1]: part
@@ -61,7 +61,7 @@ def standing(tables: str) -> dict[str, str]:
 
 
 def section(name: str, result: dict[str, Any]) -> str:
-    """One benchmark: its tables, and where they come from."""
+    """Renders the tables of one benchmark, and where they come from."""
     parts = [f"## {result.get('title', name)}", result.get("text", "")]
     if "machine" in result:
         parts.append(f"`{result.get('command', name)}`, {provenance(result['machine'])}.")
@@ -69,9 +69,12 @@ def section(name: str, result: dict[str, Any]) -> str:
 
 
 def provenance(machine: dict[str, Any]) -> str:
-    """Machine, versions and date as one line."""
+    """Returns machine, versions and date as one line."""
     libraries = ", ".join(f"{name} {number}" for name, number in machine["libraries"].items())
-    return f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, load {machine['load']}, Python {machine['python']}, {libraries}, commit {machine['commit']}"
+    return (
+        f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, load {machine['load']}, "
+        f"Python {machine['python']}, {libraries}, commit {machine['commit']}"
+    )
 
 
 if __name__ == "__main__":

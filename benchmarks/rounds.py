@@ -41,7 +41,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a measurement was hoped to show, beside what it showed."""
+    """A goal for a measurement, and what was reached."""
 
     name: str
     goal: float
@@ -50,9 +50,9 @@ class Target:
     at_most: bool = False
     """The goal is an upper bound."""
     span: tuple[float, float] | None = None
-    """Least and greatest of the rounds."""
+    """Smallest and largest of the rounds."""
     cpu: float | None = None
-    """The same ratio of processor times."""
+    """The ratio of processor times."""
 
     @property
     def met(self) -> bool:
@@ -60,14 +60,14 @@ class Target:
 
 
 class Timing(NamedTuple):
-    """Seconds of one call: on the clock, and of processor time, child processes included."""
+    """Seconds of one call: on the clock, and of processor time, including child processes."""
 
     clock: float
     cpu: float
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Returns a parser with the options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--rounds", type=int, default=7, help="interleaved rounds; the median counts"
@@ -79,7 +79,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def one_cpu() -> None:
-    """This process and its children on one thread, and on the CPU that others leave idle the most."""
+    """Runs this process and its children on one thread, and on the CPU that is idle the most."""
     os.sched_setaffinity(0, {quietest_cpu()})
     os.environ.update(dict.fromkeys(THREADS, "1"))
     cv2.setNumThreads(1)
@@ -87,7 +87,7 @@ def one_cpu() -> None:
 
 
 def quietest_cpu() -> int:
-    """Of those that this process may use, the one that idled most over half a second."""
+    """Returns the CPU that was idle most over half a second, of those that this process may use."""
     before = idle_ticks()
     time.sleep(0.5)
     after = idle_ticks()
@@ -95,7 +95,7 @@ def quietest_cpu() -> int:
 
 
 def idle_ticks() -> dict[int, int]:
-    """CPU -> clock ticks that it idled since the machine was started."""
+    """Returns by CPU the clock ticks that it was idle since the machine was started."""
     lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
     return {
         int(name[3:]): int(fields[3])
@@ -107,7 +107,7 @@ def idle_ticks() -> dict[int, int]:
 def interleaved(
     contenders: dict[str, Callable[[], Any]], rounds: int, *, warm_up: bool = True
 ) -> dict[str, list[Timing]]:
-    """How long each contender took in each round. `warm_up` runs each once before, unmeasured."""
+    """Measures how long each contender takes in each round. `warm_up` runs each once before."""
     timings: dict[str, list[Timing]] = {name: [] for name in contenders}
     order = list(contenders)
     for name in order if warm_up else ():
@@ -139,7 +139,7 @@ def cpu_seconds() -> float:
 
 
 def child_seconds(stat: Path) -> float:
-    """Processor time of a process by its /proc/PID/stat, if it is a child of this one."""
+    """Returns the processor time in a /proc/PID/stat, if the process is a child of this one."""
     try:
         fields = stat.read_text().rpartition(")")[2].split()
     except OSError:
@@ -169,7 +169,7 @@ def speedup(
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Markdown; numbers with three digits."""
+    """Renders Markdown, numbers with three digits."""
     cells = [
         [f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows
     ]
@@ -179,7 +179,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def targets_table(targets: Sequence[Target]) -> str:
-    """Goals beside what was reached."""
+    """Renders goals beside what was reached."""
     rows = []
     for target in targets:
         span = f"{target.span[0]:.3g} to {target.span[1]:.3g}" if target.span else ""
@@ -201,7 +201,7 @@ def targets_table(targets: Sequence[Target]) -> str:
 
 
 def timings_table(timings: dict[str, list[Timing]], unit: str = "s", scale: float = 1.0) -> str:
-    """Medians; for orientation only, since they are another machine's tomorrow."""
+    """Renders medians; for orientation only, since another machine has others."""
     rows = [(name, scale * medians(t).clock, scale * medians(t).cpu) for name, t in timings.items()]
     return table(("median", f"{unit} on the clock", f"{unit} of processor time"), rows)
 
@@ -217,24 +217,24 @@ def report(
     if not keep:
         return
     RESULTS.mkdir(exist_ok=True)
-    found = dict(
+    record = dict(
         title=title,
         text=text,
         targets=[asdict(t) | {"met": t.met} for t in targets],
         machine=machine(),
         command=command(),
     )
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def command() -> str:
-    """How to run this again; of a folder only the name."""
+    """Returns the command that runs this again; of a folder only the name."""
     options = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *options])
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Returns what the numbers depend on."""
     return dict(
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         cpu=cpu_model(),
@@ -247,7 +247,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name as Linux knows it."""
+    """Returns the processor's name as Linux knows it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next(
         (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
@@ -256,7 +256,7 @@ def cpu_model() -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, if git is there to say."""
+    """Returns the checkout's commit, if git is installed."""
     try:
         return subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True

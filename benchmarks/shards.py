@@ -76,7 +76,7 @@ def main() -> None:
 def compare(
     name: str, samples: Sequence[Sample], ours: Callable, peer: Callable, folder: Path, rounds: int
 ) -> tuple[list[Target], str]:
-    """Quiver against the bare writer, and against the writer that also checks."""
+    """Compares Quiver with the bare writer, and with the writer that also checks."""
     contenders = {
         "Quiver": functools.partial(in_new_folder, folder, ours, samples),
         "webdataset": functools.partial(in_new_folder, folder, webdataset, peer, samples),
@@ -110,7 +110,7 @@ def quiver(path: Path, samples: Sequence[Sample]) -> None:
 def quiver_bytes(
     encoded: dict[str, dict[str, bytes]], path: Path, samples: Sequence[Sample]
 ) -> None:
-    """The writer without its encoder."""
+    """Writes without the encoder."""
     with mock.patch("pipeline.dataset.shards.encode_sample", lambda sample: encoded[sample.key]):
         quiver(path, samples)
 
@@ -124,7 +124,7 @@ def webdataset(path: Path, members: Callable[[Sample], dict], samples: Sequence[
 def checked_webdataset(
     path: Path, members: Callable[[Sample], dict], samples: Sequence[Sample]
 ) -> None:
-    """The same promise as Quiver's: on the disk, with a known digest, and every sample whole."""
+    """Writes with the same promise as Quiver: on the disk, with a digest, every sample complete."""
     webdataset(path, members, samples)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
@@ -134,7 +134,7 @@ def checked_webdataset(
 
 
 def read_tar(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Each sample's key and members, in the tar's order."""
+    """Yields each sample's key and members, in the order of the tar."""
     with tarfile.open(path, "r:") as tar:
         names = [name.split(".", 1) for name in tar.getnames()]
         for key in dict.fromkeys(key for key, _ in names):
@@ -161,7 +161,7 @@ def from_bytes(encoded: dict[str, dict[str, bytes]], sample: Sample) -> dict:
 
 
 def make_samples(count: int) -> list[Sample]:
-    """Rendered frames with camera grain, and smooth spectra that fall with the frequency."""
+    """Renders frames with camera grain, and smooth spectra that fall with the frequency."""
     scene, rng = (
         replace(SCENES["plant"](np.random.default_rng(0)), grain=2.0),
         np.random.default_rng(1),
@@ -191,7 +191,7 @@ def make_sample(index: int, pictures: Sequence[np.ndarray], rng: np.random.Gener
 
 
 def smooth(rng: np.random.Generator, count: int, channels: int) -> np.ndarray:
-    """Fields [count, channels, height, width] that vary over tens of pixels."""
+    """Draws fields [count, channels, height, width] that vary over tens of pixels."""
     return np.stack(
         [
             [

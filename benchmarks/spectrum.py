@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def texture() -> np.ndarray:
-    """Smooth sway of a few pixels with noise on it, 0 in the first frame."""
+    """Draws smooth sway of a few pixels with noise on it, 0 in the first frame."""
     rng = np.random.default_rng(0)
     t, y, x = np.arange(TIME) / FPS, np.linspace(0, 6, SIZE[1]), np.linspace(0, 9, SIZE[0])
     phase = np.add.outer(2 * np.pi * 0.7 * t, np.add.outer(y, x))
@@ -90,7 +90,7 @@ def running() -> RunningSpectrum:
 
 
 def everything(motion: np.ndarray) -> RunningSpectrum:
-    """All that a window's flow is summed up to."""
+    """Sums up a window's flow to everything that a window keeps."""
     sums = running()
     for first in range(0, TIME, BLOCK_FRAMES):
         sums.add(motion[first : first + BLOCK_FRAMES])
@@ -98,7 +98,7 @@ def everything(motion: np.ndarray) -> RunningSpectrum:
 
 
 def coefficients(motion: np.ndarray) -> np.ndarray:
-    """The coefficients alone, as a sample holds them."""
+    """Computes the coefficients alone, as a sample holds them."""
     sums = running()
     for first in range(0, TIME, BLOCK_FRAMES):
         block = motion[first : first + BLOCK_FRAMES]
@@ -108,7 +108,7 @@ def coefficients(motion: np.ndarray) -> np.ndarray:
 
 
 def state_bytes(motion: np.ndarray) -> int:
-    """All arrays that a window's sums hold at its end."""
+    """Returns all arrays that a window's sums hold at its end."""
     values = [
         item
         for value in vars(everything(motion)).values()
@@ -117,9 +117,9 @@ def state_bytes(motion: np.ndarray) -> int:
     return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 
-def error(found: np.ndarray, exact: np.ndarray) -> float:
-    """Largest difference, as a share of the largest coefficient."""
-    return float(np.abs(found - exact).max() / np.abs(exact).max())
+def error(computed: np.ndarray, exact: np.ndarray) -> float:
+    """Returns the largest difference, as a share of the largest coefficient."""
+    return float(np.abs(computed - exact).max() / np.abs(exact).max())
 
 
 if __name__ == "__main__":

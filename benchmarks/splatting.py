@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def scene(mode: str) -> tuple[Tensor, Tensor, str, Tensor | None]:
-    """Features, flow, mode and metric."""
+    """Draws features, flow, mode and metric."""
     random = torch.Generator().manual_seed(0)
     flow = interpolate(
         4 * torch.randn(1, 2, 10, 16, generator=random), (HEIGHT, WIDTH), mode="bicubic"
@@ -70,7 +70,7 @@ def scene(mode: str) -> tuple[Tensor, Tensor, str, Tensor | None]:
 def both_ways(
     way: Callable[..., Any], features: Tensor, flow: Tensor, mode: str, metric: Tensor | None
 ) -> list[Tensor]:
-    """What is splatted, and the gradients of half its square."""
+    """Returns the splatted features, and the gradients of half their square."""
     inputs = [x.detach().requires_grad_() for x in (features, flow, metric) if x is not None]
     splatted, _ = way(inputs[0], inputs[1], mode, inputs[2] if metric is not None else None)
     splatted.backward(splatted.detach())
@@ -78,7 +78,7 @@ def both_ways(
 
 
 def check(contenders: dict[str, Callable[[], list[Tensor]]]) -> None:
-    """That both ways give the same."""
+    """Checks that both ways give the same."""
     for mode in SPLAT_MODES:
         for theirs, ours in zip(*(contenders[f"{mode}, {name}"]() for name in WAYS), strict=True):
             assert (ours - theirs).norm() <= 1e-5 * theirs.norm()

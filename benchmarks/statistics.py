@@ -4,7 +4,7 @@ merging them takes.
 Both get the same float32 moduli in memory: 16 frequencies and 2 components of 40,960 pixels for
 each of a number of samples, heavy-tailed as real ones are. Quiver counts them sample by sample, as
 a run does; numpy.partition gets all values of a frequency and component at once, to the 95th
-percentile, which for a data set would have to fit into memory.
+percentile, which for a dataset would have to fit into memory.
 """
 
 from functools import reduce
@@ -41,7 +41,7 @@ def main() -> None:
     merged = counts(values)
     contenders = {
         "Quiver, histograms": lambda: counts(values),
-        "numpy.partition": lambda: [np.partition(one, place)[place] for one in apart],
+        "numpy.partition": lambda: [np.partition(part, place)[place] for part in apart],
         "Quiver, merging 8 shards' files": lambda: reduce(np.add, map(histogram.decode, parts)),
         "Quiver, 16 scales from the histogram": lambda: compute_scales(
             Quantiles(merged), ScaleConfig()
@@ -74,13 +74,13 @@ def main() -> None:
 
 
 def moduli(samples: int) -> np.ndarray:
-    """float32 [samples, K, 2, pixels]."""
+    """Draws moduli, float32 [samples, K, 2, pixels]."""
     rng = np.random.default_rng(0)
     return rng.lognormal(1, 1.5, (samples, FREQUENCIES, 2, PIXELS)).astype(np.float32)
 
 
 def counts(values: np.ndarray) -> np.ndarray:
-    """The histograms of these samples, as a shard's are added up."""
+    """Returns the histograms of these samples, as a shard's are summed."""
     total = np.zeros((FREQUENCIES, 2, histogram.BINS), np.int64)
     for sample in values:
         for k, c in np.ndindex(FREQUENCIES, 2):
@@ -89,13 +89,13 @@ def counts(values: np.ndarray) -> np.ndarray:
 
 
 def largest_error(merged: np.ndarray, apart: np.ndarray) -> float:
-    """Over all listed quantiles of every frequency and component."""
-    found = [
-        [histogram.quantile(one, q) for q in QUANTILES]
-        for one in merged.reshape(-1, histogram.BINS)
+    """Compares all listed quantiles of every frequency and component."""
+    errors = [
+        [histogram.quantile(part, q) for q in QUANTILES]
+        for part in merged.reshape(-1, histogram.BINS)
     ]
     exact = np.quantile(apart.astype(np.float64), QUANTILES, axis=1).T
-    return float(np.abs(np.array(found) / exact - 1).max())
+    return float(np.abs(np.array(errors) / exact - 1).max())
 
 
 if __name__ == "__main__":

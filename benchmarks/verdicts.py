@@ -1,4 +1,4 @@
-"""A data set's verdicts and measures per clip, as a Markdown table.
+"""Prints a dataset's verdicts and measures per clip, as a Markdown table.
 
 python -m benchmarks.verdicts DATASET
 """
@@ -41,7 +41,7 @@ def main(dataset: str) -> None:
 
 
 def span(values: list[float]) -> str:
-    """Least and greatest value, or nothing."""
+    """Returns the smallest and largest value, or nothing."""
     if not values:
         return ""
     low, high = f"{min(values):.3g}", f"{max(values):.3g}"

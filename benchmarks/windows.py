@@ -1,4 +1,4 @@
-"""Windows of one video with their flow, as a run measures it."""
+"""Reads windows of one video with their flow, as a run measures it."""
 
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +14,7 @@ from schemas.records import PlanRow
 
 
 def planned(path: Path, config: BuildConfig) -> list[PlanRow]:
-    """The windows of a video."""
+    """Returns the windows of a video."""
     probe = shared_pool(config.decode, 1).probe
     return [
         row
@@ -24,7 +24,7 @@ def planned(path: Path, config: BuildConfig) -> list[PlanRow]:
 
 
 def begun(rows: list[PlanRow], config: BuildConfig) -> list[PendingWindow]:
-    """These windows of one video with their flow."""
+    """Returns these windows of one video with their flow."""
     with closing(
         ChunkStream([rows], shared_pool(config.decode, 1), config.plan, config.size)
     ) as decoded:
@@ -36,6 +36,6 @@ def begun(rows: list[PlanRow], config: BuildConfig) -> list[PendingWindow]:
 
 
 def first_window(path: Path, config: BuildConfig) -> PendingWindow:
-    """The first window of a video with its flow."""
+    """Returns the first window of a video with its flow."""
     (window,) = begun(planned(path, config)[:1], config)
     return window

@@ -1,18 +1,18 @@
 #!/usr/bin/env python
-"""Tries again what failed in a data set for a reason that may have been the machine's.
+"""Tries again what failed in a dataset for a reason that may have been the machine's.
 
     python -m jobs.retry DATASET
 
-Windows and clips that were quarantined because a decoder crashed, was silent too long or took too
-much memory, or because a file was missing or could not be read. What is committed is not touched:
-the windows go to shards of their own. The same command again finishes a retry that was stopped.
+It tries windows and clips that were quarantined because a decoder crashed, timed out or ran out of
+memory, or because a file was missing or could not be read. What is committed is not touched: the
+windows go to shards of their own. The same command again finishes a retry that was stopped.
 
 Exit codes: 0 done, though some may have failed again; 1 a shard could not be built (the same
 command tries again); 2 wrong usage, or shards are left to build by extract-flow; 3 the flow would
-be measured otherwise than in the run (another --weights); 4 a run holds the folder; 5 a file cannot
-be read or written; 6 too much failed again. If that is seen when the videos are probed, nothing was
-written; if it is seen while shards are built, the round stays, and the same command finishes it,
-whatever fails again then.
+be measured differently than in the run (another --weights); 4 a run holds the folder; 5 a file
+cannot be read or written; 6 too much failed again. If that is seen when the videos are probed,
+nothing was written; if it is seen while shards are built, the round stays, and the same command
+finishes it, whatever fails again then.
 """
 
 import sys
@@ -26,18 +26,21 @@ import tyro
 
 from jobs import cluster
 from jobs.cli.args import parse_args
-from jobs.cli.console import print_message, print_output
+from jobs.cli.console import print_output
 from jobs.cli.errors import ExitCode, error_boundary, exit_with
 from jobs.cli.progress import format_retry_hint, format_summary, pluralize
-from jobs.extract_flow import (
-    build_on_cluster,
-    check_out_folder,
+from jobs.cli.run_options import (
+    MachineOptions,
+    check_dataset_location,
     check_quarantine_limit,
+    check_same_flow,
+)
+from jobs.cli.workers import (
+    build_on_cluster,
     collect_readable,
     probe_all,
+    warn_of_other_versions,
 )
-from jobs.extract_flow import library_versions as versions_now
-from jobs.repair import MachineOptions, check_same_flow, make_run_config
 from pipeline.dataset.folder import Dataset, version_changes
 from pipeline.dataset.object_store import is_storage_url
 from pipeline.dataset.remote import finalize_session, locate_dataset
@@ -46,6 +49,7 @@ from pipeline.decode.pool import shared_pool
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.plan import PlannedClip, clip_to_retry, retry_clip
 from pipeline.extract.retry import RetryableRows, begin_round, find_retryable, unbuilt_shards
+from pipeline.extract.versions import library_versions
 from schemas.records import PlanRow
 
 
@@ -56,15 +60,14 @@ class Retry(MachineOptions):
     """
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """Folder of the data set, or s3://BUCKET/PREFIX."""
+    """Folder of the dataset, or s3://BUCKET/PREFIX."""
     staging: Path | None = None
-    """Folder in which a data set of s3:// is built and clips from there are put; by default quiver
+    """Folder in which a dataset of s3:// is built and clips from there are put; by default quiver
     in the user's cache.
     """
     quarantine_limit: float = 0.5
-    """End with exit code 6 when more than this share of the videos, or of the windows, that are
-    tried again fails again. 1 never ends it, nor is one that was stopped ended so when it is
-    finished.
+    """End with exit code 6 if more than this share of the videos, or of the windows, that are tried
+    again fails again. 1 never ends it, and a retry that was stopped is always finished.
     """
 
     def __post_init__(self):
@@ -76,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
         job = parse_args(Retry, "quiver retry", args)
-        check_out_folder(job.dataset, "DATASET")
+        check_dataset_location(job.dataset, "DATASET")
         if not is_storage_url(job.dataset):
             Dataset(job.dataset).contract()
         dataset = locate_dataset(job.dataset, job.staging).absolute()
@@ -86,26 +89,25 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def retry(dataset: Dataset, job: Retry) -> None:
-    """Begins a round in a folder that is held, or finishes the one that was stopped; then writes
-    the derived files.
+    """Begins a round in a folder that this process holds, or finishes the one that was stopped;
+    then writes the derived files.
     """
-    config = make_run_config(job, dataset.contract().config)
+    config = job.build_config(dataset.contract().config)
     unbuilt = unbuilt_shards(dataset)
     retryable = RetryableRows([], []) if unbuilt else find_retryable(dataset)
     if not unbuilt and not retryable:
         print_output(f"{job.dataset}: nothing failed for a reason that may be the machine's")
     else:
         check_same_flow(dataset, config)
-        for warning in version_changes(dataset.contract(), versions_now(config)):
-            print_message(f"{warning}; shards may differ in their last bits")
+        warn_of_other_versions(version_changes(dataset.contract(), library_versions(config)))
         needs = job.resources(config.flow)
+        staging = job.staging and job.staging.absolute()
         with cluster.ray_session(job.workers, needs):
             at_once = cluster.capacity(job.workers, needs)
             limit = 1.0 if unbuilt else job.quarantine_limit  # a round can only be finished
             if not unbuilt:
-                _begin_next_round(dataset, retryable, config, job)
+                _begin_next_round(dataset, retryable, config, job, staging)
                 unbuilt = unbuilt_shards(dataset)
-            staging = _to_absolute(job.staging)
             failed = build_on_cluster(dataset, unbuilt, config, job, at_once, staging, limit)
         if failed:
             words = f"{len(failed)} of {len(unbuilt)} shards failed ({', '.join(failed[:5])})"
@@ -113,9 +115,8 @@ def retry(dataset: Dataset, job: Retry) -> None:
     dataset.remove_temporary_files()
     with finalize_session(dataset):
         summary = finalize_with_views(dataset, partial(cluster.parallel_map, workers=1))
-    print_output(
-        "\n".join([*format_summary(summary), *format_retry_hint(summary["retryable"], job.dataset)])
-    )
+    hint = format_retry_hint(summary["retryable"], job.dataset)
+    print_output("\n".join([*format_summary(summary), *hint]))
 
 
 def _begin_next_round(
@@ -123,18 +124,16 @@ def _begin_next_round(
     retryable: RetryableRows,
     config: BuildConfig,
     job: Retry,
+    staging: Path | None,
 ) -> None:
     """Probes the videos again and begins a round. Ends the process if too many fail again, with
     nothing written.
     """
-    windows, clips = (
-        pluralize(len(retryable.windows), "window"),
-        pluralize(len(retryable.clips), "clip"),
-    )
+    windows = pluralize(len(retryable.windows), "window")
+    clips = pluralize(len(retryable.clips), "clip")
     print_output(f"trying again: {windows}, {clips} without any")
-    probe = partial(_probe_again, config, _to_absolute(job.staging))
     rows = retryable.rows_to_probe()
-    probed = probe_all(probe, rows, config.plan, clip_to_retry)
+    probed = probe_all(partial(_probe_again, config, staging), rows, config.plan, clip_to_retry)
     readable = collect_readable(probed, len(rows), job.quarantine_limit)
     if not begin_round(dataset, retryable.windows, readable, config.plan):
         print_output(f"{job.dataset}: all of it failed again; nothing was written")
@@ -143,11 +142,6 @@ def _begin_next_round(
 def _probe_again(config: BuildConfig, staging: Path | None, row: PlanRow) -> PlannedClip:
     """Probes the clip of a row again, in a worker process."""
     return retry_clip(row, config.plan, shared_pool(config.decode, 1).probe, staging)
-
-
-def _to_absolute(folder: Path | None) -> Path | None:
-    """The absolute path of a folder, if one is given."""
-    return folder and folder.absolute()
 
 
 if __name__ == "__main__":

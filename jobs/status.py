@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""How far a data set is.
+"""Shows how far a dataset is.
 
     python -m jobs.status DATASET
 
-Works while a run is going on: it reads committed records, one at a time, and no shard. Exit codes:
-0; 2 there is no data set; 5 its plan is gone or is another.
+It works while a run is going on: it reads committed records, one at a time, and no shard. Exit
+codes: 0; 2 there is no dataset; 5 its plan is missing or is another.
 """
 
 import json
@@ -23,18 +23,18 @@ from jobs.cli.progress import format_counts, format_retry_hint, pluralize
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.run_lock import STALE_AFTER_S, LockOwner
 from pipeline.maintain.status import read_status
-from pipeline.sizes import human_size
+from pipeline.sizes import human_duration, human_size
 from schemas.outcome import to_printable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """How far a data set is, what became of its windows, and what is missing or out of date;
+    """Shows how far a dataset is, what became of its windows, and what is missing or out of date;
     changes nothing.
     """
 
     dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
-    """Folder of the data set."""
+    """Folder of the dataset."""
     json: bool = False
     """Print one JSON object instead of lines."""
 
@@ -43,75 +43,65 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the job; exit codes are those of jobs/cli/errors.py."""
     with error_boundary():
         job = parse_args(Status, "quiver status", args)
-        found = read_status(Dataset(job.dataset))
-        print_raw(json.dumps(found)) if job.json else print_output("\n".join(_format_status(found)))
+        status = read_status(Dataset(job.dataset))
+        if job.json:
+            print_raw(json.dumps(status))
+        else:
+            head, *lines = map(to_printable, _format_status(status))
+            print_output("\n  ".join([head, *lines]))
 
 
-def _format_status(found: dict[str, Any]) -> list[str]:
-    """The same, for a person."""
-    planned, left = found["planned"], found["left"]
-    done = {name: planned[name] - left[name] for name in planned}
-    head = f"{found['dataset']}: {done['shards']} of {pluralize(planned['shards'], 'shard')} built, {done['windows']} of {pluralize(planned['windows'], 'window')}"
-    reasons = {
-        name: f"  {found[name]} {name} {format_counts(found[f'{name}_by_reason'])}".rstrip()
-        for name in ("rejected", "quarantined")
-    }
-    body = [
-        f"  {found['kept']} kept {format_counts(found['kept_by_split'])}".rstrip(),
-        *reasons.values(),
-        f"  {human_size(found['bytes'])}",
-    ]
-    return [to_printable(head), *map(_indent_line, body), *map(_indent_line, _list_notes(found))]
+def _format_status(status: dict[str, Any]) -> Iterator[str]:
+    """Yields the lines that a person reads, the head first."""
+    planned, left = status["planned"], status["left"]
+    built, decided = planned["shards"] - left["shards"], planned["windows"] - left["windows"]
+    yield (
+        f"{status['dataset']}: {built} of {pluralize(planned['shards'], 'shard')} built, "
+        f"{decided} of {pluralize(planned['windows'], 'window')}"
+    )
+    for outcome, group in (("kept", "split"), ("rejected", "reason"), ("quarantined", "reason")):
+        counts = format_counts(status[f"{outcome}_by_{group}"])
+        yield f"{status[outcome]} {outcome} {counts}".rstrip()
+    yield f"{human_size(status['bytes'])}"
+    yield from _list_notes(status)
 
 
-def _indent_line(line: str) -> str:
-    return "  " + to_printable(line)
+def _list_notes(status: dict[str, Any]) -> Iterator[str]:
+    """Yields what goes on, and what is to be done."""
+    running = status["running"]
+    yield from _list_run_notes(status)
+    if damaged := status["damaged_records"]:
+        yield f"damaged records: {', '.join(damaged)}; quiver repair builds their shards again"
+    for state in ("missing", "out_of_date"):
+        if (files := status[f"derived_{state}"]) and not running:
+            yield f"{state.replace('_', ' ')}: {', '.join(files)}; quiver finalize writes them"
+    if not status["left"]["shards"] and not running:
+        for hint in format_retry_hint(status["retryable"], status["dataset"]):
+            yield hint.strip()
+    if status["views"]:
+        yield f"views: {', '.join(status['views'])}"
 
 
-def _list_notes(found: dict[str, Any]) -> Iterator[str]:
-    """What goes on, and what is to be done."""
-    yield from _list_run_notes(found)
-    if found["damaged_records"]:
-        yield f"damaged records: {', '.join(found['damaged_records'])}; quiver repair builds their shards again"
-    for what in ("missing", "out_of_date"):
-        if found[f"derived_{what}"] and not found["running"]:
-            yield f"{what.replace('_', ' ')}: {', '.join(found[f'derived_{what}'])}; quiver finalize writes them"
-    if not found["left"]["shards"] and not found["running"]:
-        yield from (
-            line.strip() for line in format_retry_hint(found["retryable"], found["dataset"])
+def _list_run_notes(status: dict[str, Any]) -> Iterator[str]:
+    """Yields whether a run is alive, paused or dead, and how long it will take."""
+    owner = status["last_run"] and LockOwner(**status["last_run"])
+    speed, seconds_left = status["windows_per_second"], status["seconds_left"]
+    pace = f"{speed:.2f} windows a second" if speed else ""
+    if status["running"] and owner and owner.is_stale:
+        yield (
+            "a run holds it and does not move, it is paused: "
+            f"extract-flow --take-over-s {STALE_AFTER_S:.0f} goes on in its place"
         )
-    if found["views"]:
-        yield f"views: {', '.join(found['views'])}"
-
-
-def _list_run_notes(found: dict[str, Any]) -> Iterator[str]:
-    """Whether one lives, is paused, or died; and how long it takes."""
-    last, speed = found["last_run"] and LockOwner(**found["last_run"]), found["windows_per_second"]
-    pace = f", {speed:.2f} windows a second" if speed else ""
-    if found["running"]:
+    elif status["running"]:
+        remaining = f"about {human_duration(seconds_left)} left" if seconds_left else ""
+        yield ", ".join(filter(None, ["a run is writing to it now", pace, remaining]))
+    elif status["left"]["shards"]:
         remaining = (
-            f", about {_format_duration(found['seconds_left'])} left"
-            if found["seconds_left"]
-            else ""
+            f" (at the last run's {pace} about {human_duration(seconds_left)})" if speed else ""
         )
-        still = f"a run holds it and does not move, it is paused: extract-flow --take-over-s {STALE_AFTER_S:.0f} goes on in its place"
-        yield still if last and last.is_stale else f"a run is writing to it now{pace}{remaining}"
-    elif found["left"]["shards"]:
-        remaining = (
-            f" (at the last run's{pace[1:]} about {_format_duration(found['seconds_left'])})"
-            if speed
-            else ""
-        )
-        yield f"no run is going on; the same extract-flow command goes on{remaining}"
-    if last:
-        yield f"the run {'that holds it' if found['running'] else 'before died'}: {last}"
-
-
-def _format_duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+        yield f"no run is going on; the same extract-flow command resumes it{remaining}"
+    if owner:
+        yield f"the run {'that holds it' if status['running'] else 'before died'}: {owner}"
 
 
 if __name__ == "__main__":

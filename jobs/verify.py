@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Reads a data set again and names every fault.
+"""Reads a dataset again and names every fault.
 
     python -m jobs.verify DATASET
 
-Exit codes: 0 whole, though shards may be left to build; 5 faults were found, one line each; 2 there
-is no data set.
+Exit codes: 0 there is no fault, though shards may be left to build; 5 faults were found, one line
+each; 2 there is no dataset.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -30,12 +30,12 @@ from schemas.outcome import to_printable
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Reads every file of a data set once and names every fault; changes nothing. quiver repair
+    """Reads every file of a dataset once and names every fault; changes nothing. quiver repair
     puts them right.
     """
 
     dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
-    """Folder of the data set."""
+    """Folder of the dataset."""
     workers: int = 1
     """Processes that read shards; with more than one, on Ray."""
     json: bool = False
@@ -52,28 +52,31 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_args(Verify, "quiver verify", args)
         dataset = Dataset(job.dataset.absolute())
         running = dataset.is_locked()
-        found = verify(dataset, shard_mapper(job.workers), alone=not running)
-        print_raw(
-            json.dumps(_verify_record(dataset, found, running))
-        ) if job.json else print_output("\n".join(_format_faults(dataset, found, running)))
-    if found.faults:
+        report = verify(dataset, shard_mapper(job.workers), alone=not running)
+        if job.json:
+            print_raw(json.dumps(_report_record(dataset, report, running)))
+        else:
+            print_output("\n".join(_format_report(dataset, report, running)))
+    if report.faults:
         raise SystemExit(ExitCode.STORAGE)
 
 
 def shard_mapper(workers: int) -> ShardMap:
-    """Applies a function to shards, on as many processes, with a bar on a terminal."""
-    return lambda function, items: track_shards(
-        cluster.parallel_map(function, items, workers), len(items)
+    """Returns a function that applies another to shards, in as many processes, with a bar on a
+    terminal.
+    """
+    return lambda function, shards: track_shards(
+        cluster.parallel_map(function, shards, workers), len(shards)
     )
 
 
 def track_shards(
-    found: Iterable[tuple[PlannedShard, list[Fault]]], total: int
+    results: Iterable[tuple[PlannedShard, list[Fault]]], total: int
 ) -> Iterator[list[Fault]]:
-    """What was found, shard by shard."""
+    """Yields the faults of each shard, and moves a bar if standard error is a terminal."""
     console = Console(stderr=True)
     for _, faults in track(
-        found,
+        results,
         "shards",
         total=total,
         console=console,
@@ -83,66 +86,53 @@ def track_shards(
         yield faults
 
 
-def _verify_record(dataset: Dataset, found: VerifyReport, running: bool) -> dict:
-    """All that was found, for a program."""
+def _report_record(dataset: Dataset, report: VerifyReport, running: bool) -> dict[str, Any]:
+    """Returns the report as JSON has it."""
     faults = [
-        {
-            "path": fault.path,
-            "what": fault.what,
-            "remedy": fault.remedy.name.lower(),
-            "shard": fault.shard,
-        }
-        for fault in found.faults
+        dict(
+            path=fault.path,
+            what=fault.what,
+            remedy=fault.remedy.name.lower(),
+            shard=fault.shard,
+        )
+        for fault in report.faults
     ]
     return dict(
         dataset=str(dataset.root),
         whole=not faults,
-        shards=found.shards,
-        left=found.unbuilt,
+        shards=report.shards,
+        left=report.unbuilt,
         running=running,
-        compared=found.compared,
+        compared=report.compared,
         faults=faults,
     )
 
 
-def _format_faults(dataset: Dataset, found: VerifyReport, running: bool) -> list[str]:
-    """One line for each fault, then what was checked, for a person."""
-    faults = [to_printable(str(fault)) for fault in found.faults]
-    if not found.shards:
-        return [
-            *faults,
-            f"{pluralize(len(faults), 'fault')} in {dataset.root}; nothing else was checked",
-        ]
-    checked = f"{pluralize(found.shards - len(found.unbuilt), 'shard')} read" + (
-        ", derived files built again and compared" if found.compared else ""
-    )
-    sound = "sound so far" if found.unbuilt else "whole"
-    head = f"{dataset.root}: {pluralize(len(faults), 'fault') if faults else sound} ({checked})"
-    notes = (
-        [
-            "  a run is writing to it: its files in the making and the derived files were not looked at"
-        ]
-        if running
-        else []
-    )
-    notes += (
-        [
-            f"  {pluralize(len(found.unbuilt), 'shard')} of {found.shards} not built yet: the same extract-flow command builds them"
-        ]
-        if found.unbuilt
-        else []
-    )
-    notes += (
-        ["  the derived files were not compared, since records or histograms are damaged"]
-        if not (found.compared or running or found.unbuilt)
-        else []
-    )
-    return [
-        *faults,
-        head,
-        *notes,
-        *([f"  quiver repair {dataset.root} puts right what can be"] if faults else []),
-    ]
+def _format_report(dataset: Dataset, report: VerifyReport, running: bool) -> Iterator[str]:
+    """Yields one line for each fault, then what was checked."""
+    yield from (to_printable(str(fault)) for fault in report.faults)
+    faults = pluralize(len(report.faults), "fault")
+    if not report.shards:
+        yield f"{faults} in {dataset.root}; nothing else was checked"
+        return
+    sound = "sound so far" if report.unbuilt else "whole"
+    checked = f"{pluralize(report.shards - len(report.unbuilt), 'shard')} read"
+    if report.compared:
+        checked += ", derived files built again and compared"
+    yield f"{dataset.root}: {faults if report.faults else sound} ({checked})"
+    if running:
+        yield (
+            "  a run is writing to it: its unfinished files and the derived files were not checked"
+        )
+    if report.unbuilt:
+        yield (
+            f"  {pluralize(len(report.unbuilt), 'shard')} of {report.shards} not built yet: "
+            "the same extract-flow command builds them"
+        )
+    elif not report.compared and not running:
+        yield "  the derived files were not compared, since records or histograms are damaged"
+    if report.faults:
+        yield f"  quiver repair {dataset.root} puts right what can be"
 
 
 if __name__ == "__main__":

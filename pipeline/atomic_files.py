@@ -1,5 +1,6 @@
-"""TODO: what this file is."""
+"""Files that are written whole or not at all, and digests of them."""
 
+import hashlib
 import os
 import re
 import uuid
@@ -11,31 +12,38 @@ from typing import BinaryIO
 from schemas.seal import to_json as to_json
 
 TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
-"""Name of a file in the making."""
+"""Name of a file that is being written."""
+
+
+def bytes_sha256(data: bytes) -> str:
+    """sha256, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(path: Path | str) -> str:
+    """sha256 of the content of a file, hexadecimal. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def temporary_path(path: Path) -> Path:
-    """A name of TEMPORARY beside `path`, which no other file has."""
+    """Returns a unique name beside `path` that matches TEMPORARY_NAME."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 @contextmanager
 def add_path_to_errors(path: Path) -> Iterator[None]:
-    """Adds the file's name to an error of writing to it, which does not say it by itself, or says
-    the temporary one.
-    """
+    """Names the file in an OSError of the block that names no file, or the temporary one."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or not str(error.filename or ".tmp").endswith(
-            ".tmp"
-        ):  # of something else that was done meanwhile
-            raise
+        if error.errno is None or not str(error.filename or ".tmp").endswith(".tmp"):
+            raise  # an error of another file
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the folder's names durable: a rename is not until its folder is synced."""
+    """Makes the names in a folder durable: a rename is not until its folder is synced."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with add_path_to_errors(folder):
@@ -45,16 +53,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file that is there whole or not at all, over an older one."""
+    """Writes a file whole or not at all, in place of an older one."""
     with open_to_replace(path) as file:
         file.write(data)
 
 
 @contextmanager
 def open_to_replace(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which at the end of the block stands under that name, whole, over an
-    older one.
-    """
+    """Opens a file to write to, which replaces an older one of that name when the block ends."""
     with _open_temporary(path) as file:
         yield file
     try:
@@ -67,17 +73,15 @@ def open_to_replace(path: Path) -> Iterator[BinaryIO]:
 
 
 def create_file(path: Path, data: bytes) -> None:
-    """Creates a file that is there whole or not at all. Raises FileExistsError where there is one
-    already.
-    """
+    """Writes a new file whole or not at all. Raises FileExistsError if there is one already."""
     with open_to_create(path) as file:
         file.write(data)
 
 
 @contextmanager
 def open_to_create(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which at the end of the block stands under that name, whole. Raises
-    FileExistsError where there is one already.
+    """Opens a file to write to, which gets its name when the block ends. Raises FileExistsError
+    if there is one of that name already.
     """
     with _open_temporary(path) as file:
         yield file
@@ -91,7 +95,7 @@ def open_to_create(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _open_temporary(path: Path) -> Iterator[BinaryIO]:
-    """A synced file beside `path`; removed where writing it fails."""
+    """Opens a file beside `path`, synced at the end, or removed if the block raises."""
     with (
         add_path_to_errors(path),
         open(temporary_path(path), "xb") as file,

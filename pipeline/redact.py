@@ -30,7 +30,8 @@ def check_no_secret(what: str, text: str) -> None:
     """
     if redact_secrets(text) != text:
         raise ValueError(
-            f"{what} is {redact_secrets(text)!r}, with a password or a token, which would be written into the data set; expected it without"
+            f"{what} is {redact_secrets(text)!r}, with a password or a token, which would be "
+            "written into the data set; expected it without"
         )
 
 

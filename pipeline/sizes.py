@@ -1,4 +1,4 @@
-"""Amounts of bytes as a person reads them."""
+"""Formats amounts of bytes and of time as a person reads them."""
 
 from math import floor, log10
 
@@ -13,3 +13,10 @@ def human_size(count: int | float) -> str:
             text = f"{value:.{max(2 - floor(log10(value)), 0)}f}"
             return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}"
     return f"{count:.0f} byte{'' if round(count) == 1 else 's'}"
+
+
+def human_duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

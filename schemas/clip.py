@@ -1,4 +1,4 @@
-"""Clips, videos and windows: what is listed, what is found in it, what is planned."""
+"""A clip that the user listed, what a probe says of its video, and a window of it."""
 
 from dataclasses import dataclass, field
 
@@ -8,31 +8,31 @@ from jaxtyping import Float64, Int64
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One video, or a cut of one, as the user listed it."""
+    """A video, or a cut of one, as the user listed it."""
 
     uri: str
     """Path of the video file."""
     clip_id: str | None = None
-    """The user's name for it; without one it is named by its content."""
+    """The user's name for the clip; None: its content names it."""
     start_s: float | None = None
-    """The cut begins so many seconds after the first frame of the file, as a player counts; None:
-    at that frame.
+    """Start of the cut, seconds after the first frame of the file, as a player counts; None: that
+    frame.
     """
     end_s: float | None = None
-    """The cut ends before so many seconds after the first frame; None, or later than the last: at
-    the file's end.
+    """End of the cut, exclusive, seconds after the first frame; None, or later than the last frame:
+    the end of the file.
     """
     licence: str | None = None
     source: str | None = None
-    """What the clip was cut from: clips of one source never part between train and test."""
+    """What the clip was cut from; all clips of one source are in the same split."""
     split: str | None = None
-    """`train` or `test` where the user decides; None: by hash."""
+    """`train` or `test` if the user decides; None: a hash decides."""
 
     root: str | None = None
-    """The folder in which it was found; a link that leaves it is refused. None: listed by name."""
+    """The folder in which the clip was found, which a link must not leave; None: listed by name."""
     place: str | None = field(default=None, compare=False)
-    """Its path as it was listed: in the folder in which it was found, or as the table says it.
-    None: `uri`. It names a clip whose content cannot be read, wherever the folder is moved.
+    """The path as it was listed, within the folder or in the words of the table; None: `uri`. It
+    names a clip whose content cannot be read, wherever the folder is moved.
     """
 
     def __post_init__(self):
@@ -44,40 +44,40 @@ class Clip:
 
 
 FileSignature = tuple[int, int, int]
-"""Inode, bytes and time of change of a file: what tells it from one that replaced it."""
+"""Inode, length and time of change of a file, which tell it from one that replaced it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a probe finds in a file without decoding it all; index i of `times` is source frame i."""
+    """What a probe says of a video without decoding all of it; `times[i]` is of source frame i."""
 
     times: Float64[np.ndarray, " frames"]
-    """Presentation times in order, seconds, as the container counts them: the first may be
-    anything.
+    """Presentation times in order, seconds, as the container counts them; the first one need not be
+    0.
     """
     end_s: float
-    """Last time plus that frame's duration, seconds."""
+    """Time of the last frame plus its duration, seconds."""
     aspect: float
-    """Width over height as shown: rotated, with the pixels' own aspect."""
+    """Width over height as shown, after rotation, with the aspect of the pixels."""
     height: int
-    """Rows as shown: rotated."""
+    """Rows as shown, after rotation."""
     keyframes: Int64[np.ndarray, " keyframes"]
-    """Indices of the frames at which decoding can begin."""
+    """Indices of the frames at which decoding can start."""
     decoder: str
     """Name and version of the decoder that returns these frames exactly."""
     decoder_reason: str
-    """Why that one."""
+    """Why this decoder was chosen."""
     signature: FileSignature
-    """Of the file in which all this was found."""
+    """Signature of the file that was probed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """One planned start frame of a clip."""
+    """A planned start frame of a clip, with the seconds that follow it."""
 
     key: str
-    """Name of the sample in the shard and in the manifest: letters, digits, `-` and `_`."""
+    """Name of the sample in the shard and in the manifest, of letters, digits, `-` and `_`."""
     start_frame: int
-    """Index of the source frame, counted from the beginning of the file."""
+    """Index of the source frame in the file, from 0."""
     start_time_s: float
-    """Its time in seconds after the first frame of the file."""
+    """Seconds after the first frame of the file."""

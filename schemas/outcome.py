@@ -1,8 +1,7 @@
-"""What becomes of a window or a clip: kept, rejected by a filter, or quarantined because it could
-not be read.
+"""The outcome of a window or a clip: kept, rejected by a filter, or quarantined as unreadable.
 
-Every window that was planned ends as exactly one row with one of the three outcomes; nothing is
-dropped silently.
+Every planned window ends as exactly one row with one of the three outcomes; nothing is dropped
+silently.
 """
 
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ class Outcome(StrEnum):
 
 
 class Stage(StrEnum):
-    """Where an outcome was decided."""
+    """The stage of the pipeline that decided an outcome."""
 
     PROBE = "probe"
     DECODE = "decode"
@@ -28,8 +27,8 @@ class Stage(StrEnum):
 
 
 class Reason(StrEnum):
-    """The closed list of reasons. Rejections stand in the order in which the first that applies is
-    the reason.
+    """The closed list of reasons. Of several rejections that apply, the first in this order is the
+    reason of the window.
     """
 
     # rejected: the video is sound, its content is not what a motion prior should learn from
@@ -67,8 +66,8 @@ class Reason(StrEnum):
 ENVIRONMENTAL_REASONS = frozenset(
     [Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.CRASH]
 )
-"""Reasons that may be the machine's fault and not the video's: never final, `quiver retry` tries
-these again.
+"""Reasons that may be the fault of the machine and not of the video. They are never final:
+`quiver retry` tries again.
 """
 
 
@@ -82,7 +81,7 @@ def is_environmental(outcome: Any, reason: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class FilterMeasures:
-    """What the filters measured on one window; recorded for every window, whatever its fate.
+    """What the filters measured on one window; recorded whatever becomes of the window.
 
     Displacements are in pixels of the working resolution, brightness in grey levels 0 to 255.
     """
@@ -116,7 +115,7 @@ class FilterMeasures:
 
 @dataclass(frozen=True)
 class WindowOutcome:
-    """What became of a window, as its worker tells it; reason and detail where it was not kept."""
+    """What became of a window, as its worker reports it; a kept window has no reason."""
 
     key: str
     outcome: str
@@ -125,23 +124,19 @@ class WindowOutcome:
 
 
 class Quarantined(Exception):
-    """The input cannot become a sample: `stage` and `reason` say where and why,
-    `detail` in words (<= 500 characters), `attempts` after how many tries.
+    """The input cannot become a sample. `stage` and `reason` say where and why, `detail` explains
+    it in at most 500 characters, `attempts` counts the tries.
     """
 
     def __init__(self, stage: Stage, reason: Reason, detail: str, attempts: int = 1):
         super().__init__(stage, reason, to_printable(detail), attempts)
-        self.stage, self.reason, self.detail, self.attempts = (
-            stage,
-            reason,
-            to_printable(detail),
-            attempts,
-        )
+        self.stage, self.reason, self.attempts = stage, reason, attempts
+        self.detail = to_printable(detail)
 
 
 def to_printable(text: str, limit: int = 500) -> str:
-    """Text fit for a table, a log and a terminal: control characters become `?`, at most `limit`
-    characters.
+    """Returns text that is safe in a table, a log and a terminal: at most `limit` characters, with
+    control characters as `?`.
     """
     flat = " ".join(text[: 8 * limit].split())
     return "".join(c if c.isprintable() else "?" for c in flat)[:limit]

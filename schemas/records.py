@@ -126,9 +126,9 @@ class PlanRow:
     """What became of the window, if that is final: its shard records it and does not build it."""
 
     def window(self) -> Window:
-        """Returns the window of a row that has a key."""
-        assert self.key is not None and self.start_frame is not None
-        assert self.start_time_s is not None
+        """Returns the window of the row. Raises ValueError for a clip that gave no window."""
+        if self.key is None or self.start_frame is None or self.start_time_s is None:
+            raise ValueError(f"the row of clip {self.clip_id} has no window")
         return Window(key=self.key, start_frame=self.start_frame, start_time_s=self.start_time_s)
 
     def dump(self) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class IndexEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetIndex:
-    """The shards of a dataset, or of a view of it, and the digests of the files beside the index."""
+    """The shards of a dataset, or of a view of it, and digests of the files beside the index."""
 
     run: str
     """sha256 of run.json."""

@@ -1,6 +1,4 @@
-"""The run contract: what a data set was made with. A later run in the same folder must have the
-same.
-"""
+"""The run contract: the settings with which a dataset was made, which a later run must share."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -11,8 +9,8 @@ FORMAT_VERSION = 4
 
 @dataclass(frozen=True, kw_only=True)
 class RunContract:
-    """Written once as run.json. `config` and `inputs` decide the bytes of the shards; `versions`
-    tells what made them.
+    """The content of run.json, which is written once. `config` and `inputs` decide the bytes of the
+    shards; `versions` tells what made them.
     """
 
     config: dict[str, Any]
@@ -22,11 +20,11 @@ class RunContract:
     plan: str
     """sha256 of plan.parquet."""
     versions: dict[str, str]
-    """Of Python, the libraries and the instruction set: bytes are promised for one set of them."""
+    """Versions of Python, the libraries and the CPU. Bytes are promised for one set of them."""
     format: int = FORMAT_VERSION
 
     def differences(self, other: "RunContract") -> list[str]:
-        """One line for every setting that differs, with both values: this one's first."""
+        """Returns a line for each setting that differs, with the value of this contract first."""
         mine, theirs = flatten(self.config), flatten(other.config)
         names = sorted(mine.keys() | theirs.keys())
         lines = [
@@ -40,7 +38,7 @@ class RunContract:
 
 
 def check_contract(contract: RunContract) -> None:
-    """Raises ValueError unless the settings that others compute with are numbers in their range."""
+    """Raises ValueError unless the settings that readers compute with are in their ranges."""
     config, versions = contract.config, contract.versions
     try:
         plan, (width, height), frequencies = config["plan"], config["size"], config["frequencies"]
@@ -66,23 +64,23 @@ def check_contract(contract: RunContract) -> None:
         isinstance(section, dict) for section in sections
     ):
         raise ValueError(
-            "frequencies are more than half the frames, or flow, thresholds or versions are no table"
+            "frequencies are more than half the frames, or flow, thresholds or versions are no "
+            "table"
         )
 
 
 def contract_provenance(contract: RunContract) -> dict[str, str]:
-    """The Quiver with which a data set was begun, as `quiver`; nothing if its contract does not
-    say.
+    """Returns the version of Quiver that began a dataset, as `quiver`; {} if the contract has none.
 
-    It stands in all that is made for the data set, by whatever later version, so that a shard that
-    is built again, and files that are derived again, have the bytes that they had. The record of a
-    shard says which version built it.
+    Every later version writes it into what it makes for the dataset, so that a shard that is built
+    again, and files that are derived again, have the same bytes. The record of a shard names the
+    version that built it.
     """
     return {name: version for name, version in contract.versions.items() if name == "quiver"}
 
 
 def to_json_value(value: Any) -> Any:
-    """A setting as JSON gives it back: tuples as lists, infinities as words."""
+    """Returns a setting as JSON gives it back: tuples as lists, infinities as words."""
     if isinstance(value, dict):
         return {name: to_json_value(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -91,7 +89,7 @@ def to_json_value(value: Any) -> Any:
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names."""
+    """Returns nested settings as one level of dotted names."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         flat |= (

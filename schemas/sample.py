@@ -152,7 +152,8 @@ def _decode_image(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         if image.size != shape[::-1]:
             raise ValueError(
-                f"spectrum is of {tuple(shape)}, expected {(image.height, image.width)}, as the image"
+                f"spectrum is of {tuple(shape)}, expected {(image.height, image.width)}, as the "
+                "image"
             )
         return np.asarray(image)
 
@@ -255,7 +256,8 @@ def _check_arrays(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     for name, (dtype, shape) in expected.items():
         if arrays[name].dtype != dtype or arrays[name].shape != shape:
             raise ValueError(
-                f"{name} is {arrays[name].dtype}{list(arrays[name].shape)}, expected {np.dtype(dtype)}{list(shape)}"
+                f"{name} is {arrays[name].dtype}{list(arrays[name].shape)}, expected "
+                f"{np.dtype(dtype)}{list(shape)}"
             )
         if not is_finite(arrays[name]):
             raise ValueError(f"{name} has values that are not finite")

@@ -1,7 +1,7 @@
-"""JSON files that define something hold a digest of themselves, which finds a changed byte.
+"""Canonical JSON, and JSON files with a digest of themselves, which shows if a byte has changed.
 
-A digest finds what storage or an editor did. It keeps nobody from making a file of their own, so
-that whoever reads one checks its fields too.
+The digest finds what storage or an editor did. It keeps nobody from making a file of their own, so
+the reader of a file checks its fields too.
 """
 
 import hashlib
@@ -12,12 +12,12 @@ DIGEST = "digest"
 
 
 def to_json(value: Any, indent: int | None = None) -> bytes:
-    """JSON of which equal values give equal bytes. Raises ValueError for numbers not finite."""
+    """Returns JSON; equal values give equal bytes. Raises ValueError for NaN and infinities."""
     return json.dumps(value, sort_keys=True, allow_nan=False, indent=indent).encode() + b"\n"
 
 
 def seal(value: dict[str, Any], indent: int | None = None) -> bytes:
-    """JSON of `value` with the sha256 of all else in it as its `digest`."""
+    """Returns JSON of `value` with the sha256 of everything else in it as its `digest`."""
     return to_json(value | {DIGEST: hashlib.sha256(to_json(value)).hexdigest()}, indent)
 
 
@@ -34,7 +34,7 @@ def open_seal(data: bytes, indent: int | None = None) -> dict[str, Any]:
 
 
 def _reseal(value: dict[str, Any], indent: int | None) -> bytes | None:
-    """None for what `seal` never writes: a number that is not finite, a text that is no Unicode."""
+    """Seals a value again; None if `seal` cannot have written it (NaN, invalid Unicode)."""
     try:
         return seal(value, indent)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A spectral volume in a file of its own: what a sampler writes and an animation reads."""
+"""A spectral volume as a safetensors file, which a sampler writes and an animation reads."""
 
 import hashlib
 import json
@@ -15,16 +15,15 @@ from schemas.seal import open_seal, seal
 
 MOTION_VERSION = 2
 _MAX_COEFFICIENT_PX = 1e9
-"""Of a coefficient, pixels: far over any motion, and far under what overflows when it is squared.
-"""
+"""Largest coefficient, pixels: far above any motion, and its square is far from overflow."""
 _DECODE_ERRORS = (KeyError, OverflowError, TypeError, ValueError, SafetensorError, RecursionError)
 MAX_FRAMES, MAX_FREQUENCIES = 100_000, 256
-"""Of a window: what is made of a volume takes memory by its frequencies, and none by its frames."""
+"""Largest window. The memory of an animation grows with its frequencies, not with its frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralVolume:
-    """The motion of a picture, as coefficients in pixels of `size`."""
+    """The motion of a picture, as Fourier coefficients in pixels of that picture."""
 
     spectrum: Float32[np.ndarray, "freq 4 height width"]
     """re x, im x, re y, im y (docs/design/maths.md, 1)."""
@@ -36,7 +35,7 @@ class SpectralVolume:
 
 
 def encode_volume(volume: SpectralVolume) -> bytes:
-    """safetensors; equal volumes give equal bytes."""
+    """Returns a safetensors file; equal volumes give equal bytes."""
     spectrum = np.ascontiguousarray(volume.spectrum, np.float32)
     about = dict(
         format=MOTION_VERSION, fps=volume.fps, frames=volume.frames, made=volume.provenance
@@ -46,9 +45,10 @@ def encode_volume(volume: SpectralVolume) -> bytes:
 
 
 def decode_volume(data: bytes) -> SpectralVolume:
-    """Inverse of `encode`. Raises ValueError if the file is no spectral volume, is not what was
-    written, holds a number that is not finite or over LARGEST, or has more than MOST_FRAMES or
-    MOST_FREQUENCIES.
+    """Inverse of `encode_volume`.
+
+    Raises ValueError if the file is no spectral volume, is not what was written, holds a number
+    that is not finite or is too large, or has more than MAX_FRAMES or MAX_FREQUENCIES.
     """
     try:
         spectrum, text = load(data)["spectrum"], _read_metadata(data)["quiver"]
@@ -70,18 +70,18 @@ def decode_volume(data: bytes) -> SpectralVolume:
 
 
 def spectrum_sha256(spectrum: np.ndarray) -> str:
-    """sha256 of the coefficients."""
+    """sha256 of the coefficients, hexadecimal."""
     return hashlib.sha256(spectrum.tobytes()).hexdigest()
 
 
 def _read_metadata(data: bytes) -> dict[str, str]:
-    """Of a safetensors file that was loaded before."""
+    """Reads the metadata of a safetensors file that has been loaded without an error."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length])["__metadata__"]
 
 
 def _check_spectrum(spectrum: np.ndarray, fps: float, frames: int) -> None:
-    """Raises ValueError unless these are finite coefficients of windows that have as many."""
+    """Raises ValueError unless these are finite coefficients that such a window can have."""
     if (
         spectrum.dtype != np.float32
         or spectrum.ndim != 4
@@ -89,7 +89,8 @@ def _check_spectrum(spectrum: np.ndarray, fps: float, frames: int) -> None:
         or min(spectrum.shape[2:]) < 2
     ):
         raise ValueError(
-            f"spectrum is {spectrum.dtype}{list(spectrum.shape)}, expected float32[K, 4, height, width] of at least 2x2 pixels"
+            f"spectrum is {spectrum.dtype}{list(spectrum.shape)}, expected float32[K, 4, height, "
+            "width] of at least 2x2 pixels"
         )
     if not (isfinite(fps) and 0 < fps <= 1000 and 2 <= frames <= MAX_FRAMES):
         words = f"frames is {frames!s:.20} and fps {fps:g}"
@@ -101,5 +102,6 @@ def _check_spectrum(spectrum: np.ndarray, fps: float, frames: int) -> None:
         raise ValueError("spectrum has values that are not finite")
     if (largest := float(np.abs(spectrum).max())) > _MAX_COEFFICIENT_PX:
         raise ValueError(
-            f"spectrum has values of up to {largest:.3g} pixels, expected at most {_MAX_COEFFICIENT_PX:g}"
+            f"spectrum has values of up to {largest:.3g} pixels, expected at most "
+            f"{_MAX_COEFFICIENT_PX:g}"
         )

@@ -1,6 +1,4 @@
-"""What a trainer must know of a data set before it can start: one scale per frequency, and what it
-was computed from.
-"""
+"""Statistics of a dataset: one scale per frequency, which a trainer needs, and their origin."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -16,22 +14,31 @@ QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 Pool = Literal["components", "none", "all"]
 _Method = Literal["histogram", "exact"]
 DEFINITION = {
-    "components": "scale[k] is that quantile of |S_k| over all pixels, both displacement components and all training samples",
-    "none": "scale[k] holds that quantile of |S_k| over all pixels and all training samples for x and for y",
-    "all": "scale[k] is that quantile of |S_k| over all pixels, components, frequencies and training samples: one number for all k",
+    "components": (
+        "scale[k] is that quantile of |S_k| over all pixels, both displacement components and all "
+        "training samples"
+    ),
+    "none": (
+        "scale[k] holds that quantile of |S_k| over all pixels and all training samples for x and "
+        "for y"
+    ),
+    "all": (
+        "scale[k] is that quantile of |S_k| over all pixels, components, frequencies and training "
+        "samples: one number for all k"
+    ),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentStatistics:
-    """Of the modulus |S_k| of one displacement component (x or y) at one frequency, pixels."""
+    """The modulus |S_k| of one displacement component (x or y) at one frequency, pixels."""
 
     count: int
-    """Coefficients."""
+    """Number of coefficients."""
     p95: float
     """95th percentile."""
     quantiles: dict[str, float]
-    """By the quantile's number, as `0.95`."""
+    """Quantiles by their number, as `0.95`."""
     mean_power: float
     """Mean of |S_k|^2, px^2."""
 
@@ -42,8 +49,8 @@ class FrequencyStatistics:
 
     hz: float
     scale: float | tuple[float, float]
-    """s_f, pixels: the normaliser divides by it (docs/design/maths.md, 10); a pair (x, y) where
-    components are not pooled.
+    """s_f, pixels, by which the normalizer divides (docs/maths.md, 10); a pair (x, y) if components
+    are not pooled.
     """
     x: ComponentStatistics
     y: ComponentStatistics
@@ -51,12 +58,12 @@ class FrequencyStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set, or a view of one, whose training samples were counted."""
+    """A dataset, or a view of one, whose training samples were counted."""
 
     run: str
     """sha256 of its run.json."""
     quiver: str | None
-    """The Quiver with which the data set was begun, if its run.json says."""
+    """The version of Quiver that began the dataset; None if its run.json has none."""
     view: str | None
     shards: int
     windows: int
@@ -64,10 +71,10 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class SpectrumStatistics:
-    """Scales and their provenance, as statistics.json holds them."""
+    """Scales and their origin, as statistics.json holds them."""
 
     scale: tuple[Any, ...]
-    """s_f of each of the K frequencies, pixels; pairs (x, y) where components are not pooled."""
+    """s_f of each of the K frequencies, pixels; pairs (x, y) if components are not pooled."""
     quantile: float
     """Which quantile of the modulus the scales are; the paper's is 0.95."""
     pool: Pool
@@ -83,32 +90,30 @@ class SpectrumStatistics:
     windows: int
     sources: tuple[Source, ...]
     shards: str
-    """Digest of the exact set of training shards; a trainer refuses statistics of another set."""
+    """Digest of the set of training shards; a trainer rejects statistics of another set."""
     format: int = _STATISTICS_VERSION
 
 
 def encode_statistics(statistics: SpectrumStatistics) -> bytes:
-    """JSON, sealed, of which equal statistics give equal bytes."""
+    """Returns sealed JSON; equal statistics give equal bytes."""
     return seal(asdict(statistics), indent=2)
 
 
 def decode_statistics(data: bytes) -> SpectrumStatistics:
-    """Inverse of `encode`. Raises ValueError saying what is wrong with a file that is not
-    statistics.
-    """
+    """Inverse of `encode_statistics`. Raises ValueError if the file is no statistics file."""
     try:
         fields = json.loads(data)
         if fields.get("format") != _STATISTICS_VERSION:
             raise ValueError(f"format is {fields.get('format')!r}, expected {_STATISTICS_VERSION}")
         fields = open_seal(data, indent=2)
-        frequencies = tuple(_frequency(one) for one in fields.pop("frequencies"))
-        sources = tuple(Source(**one) for one in fields.pop("sources"))
-        scale = tuple(_scale(one) for one in fields.pop("scale"))
+        frequencies = tuple(_parse_frequency(entry) for entry in fields.pop("frequencies"))
+        sources = tuple(Source(**entry) for entry in fields.pop("sources"))
+        scale = tuple(_parse_scale(entry) for entry in fields.pop("scale"))
         width, height = fields.pop("size")
-        found = SpectrumStatistics(
+        statistics = SpectrumStatistics(
             scale=scale, frequencies=frequencies, sources=sources, size=(width, height), **fields
         )
-        _check_statistics(found)
+        _check_statistics(statistics)
     except (
         AttributeError,
         KeyError,
@@ -118,15 +123,15 @@ def decode_statistics(data: bytes) -> SpectrumStatistics:
         RecursionError,
     ) as error:
         raise ValueError(f"not a statistics file: {error}") from error
-    return found
+    return statistics
 
 
-def _frequency(fields: dict[str, Any]) -> FrequencyStatistics:
+def _parse_frequency(fields: dict[str, Any]) -> FrequencyStatistics:
     components = {name: ComponentStatistics(**fields[name]) for name in ("x", "y")}
-    return FrequencyStatistics(hz=fields["hz"], scale=_scale(fields["scale"]), **components)
+    return FrequencyStatistics(hz=fields["hz"], scale=_parse_scale(fields["scale"]), **components)
 
 
-def _scale(value: Any) -> Any:
+def _parse_scale(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -145,5 +150,6 @@ def _check_statistics(statistics: SpectrumStatistics) -> None:
             type(n) in (int, float) and isfinite(n) and n >= 0 for n in numbers
         ):
             raise ValueError(
-                f"scale is {scale!r}, expected {'two finite numbers' if parts == 2 else 'a finite number'} of at least 0"
+                f"scale is {scale!r}, expected "
+                f"{'two finite numbers' if parts == 2 else 'a finite number'} of at least 0"
             )

@@ -1,0 +1,12 @@
+"""What the verbs share. This file imports nothing, so that `quiver doctor` runs without any package.
+
+- main: the `quiver` command (READ FIRST)
+- args: command lines, and sentences for mistakes in them
+- errors: exit codes, and sentences for errors
+- console: what is written to standard output and standard error
+- extras: the package to install if an import fails
+- progress, results: progress of a run, summaries, tables and pages
+- run_options, workers: options and work of extract-flow, retry and repair
+- motion_source: where animate and export-page get motion from
+- presets, training: the train- verbs
+"""

@@ -1,8 +1,8 @@
-"""A command line becomes a job, or one sentence that says what is wrong with it.
+"""Turns a command line into a job, or into one sentence that says what is wrong with it.
 
-tyro draws a box around what it has to say, with more words than a sentence needs. It is read here
-as any terminal shows it: how tyro comes to it is nobody's business but its own. What it says in
-words that are not known here is shown as it is, in one line.
+tyro reports a mistake in a box, with more words than a sentence needs. That box is read here as a
+terminal shows it, since tyro's hooks for parse errors are private and may change in any release.
+Text in the box that is not recognized is shown unchanged, in one line.
 """
 
 import os
@@ -13,49 +13,26 @@ from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tyro
 
 from jobs.cli.errors import ExitCode, exit_with
 from pipeline.redact import check_not_url
 
-
-def check_output_file(option: str, path: Path) -> None:
-    """Raises ValueError unless a file can be put there without overwriting one of a data set's own,
-    OSError where the folder cannot be written.
-    """
-    from pipeline.dataset.finalize import DERIVED_FILES
-
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"{option} is {str(path)!r}, expected a file in a folder that is there")
-    try:
-        with TemporaryFile(dir=path.absolute().parent):
-            pass
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    if (
-        path.name in (*DERIVED_FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html")
-        and (path.parent / "run.json").exists()
-    ):
-        raise ValueError(
-            f"{option} is {str(path)!r}, which is a data set's own file, expected another name"
-        )
-
-
 Job = TypeVar("Job")
 HELP_FLAGS = {"-h", "--help"}
 _METAVAR_MEANINGS = {"INT": "a whole number", "FLOAT": "a number"}
-"""What the capitals of --help mean."""
+"""What the words in capitals of --help mean."""
 _OUTPUT_OPTIONS = ("out", "slice", "report", "staging")
-"""Options that name what is to be written."""
+"""Options that name what is written."""
 
 
 def parse_args(
     job: Callable[..., Job], prog: str, args: Sequence[str] | None = None, **options: Any
 ) -> Job:
-    """The command line as tyro understands it; `options` are tyro.cli's. Whoever wants none of an
-    option leaves it out: None is no word for it.
+    """Parses the command line into a `job`; `options` are those of tyro.cli. The word None is not
+    accepted as a value: an option that is not wanted is left out.
     """
     config = (tyro.conf.DisallowNone, *options.pop("config", ()))
     return run_parser(
@@ -64,27 +41,27 @@ def parse_args(
 
 
 def run_parser(prog: str, parse: Callable[[list[str]], Job], args: Sequence[str] | None) -> Job:
-    """`parse(args)`, by tyro. A mistake ends the process with one sentence and the exit code of
-    usage.
+    """Returns `parse(args)`, which calls tyro. A mistake ends the process with one sentence and the
+    exit code of usage.
     """
-    args, said = command_line_args(args), StringIO()
+    args, box = command_line_args(args), StringIO()
     try:
-        with redirect_stderr(said), _wide_terminal(HELP_FLAGS.isdisjoint(args)):
+        with redirect_stderr(box), _wide_terminal(HELP_FLAGS.isdisjoint(args)):
             job = parse(args)
         _check_output_options(job, args)
         return job
     except SystemExit as stopped:
         if not stopped.code:
             raise
-        mistake = _summarize_tyro_error(said.getvalue(), args)
+        mistake = _summarize_tyro_error(box.getvalue(), args)
     except ValueError as error:
         mistake = str(error)
     exit_with(ExitCode.USAGE, f"{mistake}; {prog} --help says more", prog)
 
 
 def _check_output_options(job: Any, args: Sequence[str]) -> None:
-    """Raises ValueError where something is to be written to a URL as if it were a path, or to a
-    name that is empty.
+    """Raises ValueError if something is to be written to a URL as if it were a path, or to an empty
+    name.
     """
     for name in _OUTPUT_OPTIONS:
         if (
@@ -97,13 +74,13 @@ def _check_output_options(job: Any, args: Sequence[str]) -> None:
 
 
 def command_line_args(args: Sequence[str] | None) -> list[str]:
-    """Those after `quiver VERB`, where a job was not given any."""
+    """Returns these arguments, or those after `quiver VERB` if there are none."""
     return sys.argv[1:] if args is None else list(args)
 
 
 @contextmanager
 def _wide_terminal(wide: bool) -> Iterator[None]:
-    """With a `wide` terminal, in which tyro breaks no line."""
+    """Pretends, if `wide`, that the terminal is so wide that tyro breaks no line."""
     before = os.environ.get("COLUMNS")
     if wide:
         os.environ["COLUMNS"] = "10000"
@@ -115,69 +92,110 @@ def _wide_terminal(wide: bool) -> Iterator[None]:
 
 
 def _summarize_tyro_error(box: str, args: Sequence[str]) -> str:
-    """What tyro says in a box of a mistake in `args`."""
+    """Returns one sentence for the box in which tyro reports a mistake in `args`."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", box)
     text = "\n".join(line[2:].rstrip("│| ") for line in plain.splitlines()[1:-1])
-    said, *more = re.split(
-        r"\n[─-]+\n", re.sub(r"^-+\n", "", text)
-    )  # where there is no UTF-8, its title has a line of its own
-    if said.startswith("Missing from"):
-        return f"missing {', '.join(_extract_option_lines(said))}" + "".join(
+    # Without UTF-8, the title of the box has a line of its own.
+    message, *more = re.split(r"\n[─-]+\n", re.sub(r"^-+\n", "", text))
+    if message.startswith("Missing from"):
+        return f"missing {', '.join(_extract_option_lines(message))}" + "".join(
             f"; {_describe_unknown_options(part)}"
             for part in more
             if part.startswith("Unrecognized")
         )
-    if said.startswith("Unrecognized"):
-        return _describe_unknown_options(said) + "".join(
+    if message.startswith("Unrecognized"):
+        return _describe_unknown_options(message) + "".join(
             f", perhaps {name} was meant"
             for part in more
             if part.startswith("Perhaps")
             for name in _extract_option_lines(part)[:1]
         )
-    if found := re.match(r"Error parsing (--\S+): (?s:.*)\n {4}\1 (.*)", "\n".join((said, *more))):
-        return (
-            f"{found[1]} is {_option_value(found[1], args)}, expected {_describe_metavar(found[2])}"
-        )
-    if found := re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of (.*)", said):
-        choices = re.findall(r"\w+", found[3])
-        return f"{found[2]} is {found[1]}, expected one of {', '.join(choices)}"
-    if found := re.match(r"Missing value for argument '(\S*)'", said):
-        return (
-            f"{found[1]} has no value"
-            if found[1].startswith("-")
-            else f"missing {found[1].upper()}"
-        )
-    return " ".join(re.sub(r"^Error parsing \w+: ", "", said).split())
+    if match := re.match(
+        r"Error parsing (--\S+): (?s:.*)\n {4}\1 (.*)", "\n".join((message, *more))
+    ):
+        option, metavar = match.groups()
+        return f"{option} is {_option_value(option, args)}, expected {_describe_metavar(metavar)}"
+    if match := re.match(
+        r"invalid choice '(.*)' for argument '(.*)'\. Expected one of (.*)", message
+    ):
+        value, option, choices = match.groups()
+        words = ", ".join(re.findall(r"\w+", choices))
+        return f"{option} is {value}, expected one of {words}"
+    if match := re.match(r"Missing value for argument '(\S*)'", message):
+        name = match[1]
+        return f"{name} has no value" if name.startswith("-") else f"missing {name.upper()}"
+    return " ".join(re.sub(r"^Error parsing \w+: ", "", message).split())
 
 
 def _extract_option_lines(text: str) -> list[str]:
-    """Options and their kinds, each on a line above its help."""
+    """Returns the options and their metavars, each of which stands on a line above its help."""
     return re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
 
 
 def _describe_unknown_options(text: str) -> str:
-    """Of words after `Unrecognized options:`."""
+    """Returns what is unknown, from a text that begins with `Unrecognized options:`."""
     return f"{' '.join(text.partition(':')[2].replace(', ', ' ').split())} is not known"
 
 
 def _option_value(option: str, args: Sequence[str]) -> str:
-    """What stands after the option where it was last given."""
-    last = max(
-        (
-            place
-            for place, word in enumerate(args)
-            if word.partition("=")[0].replace("_", "-") == option
-        ),
-        default=None,
-    )
-    if last is None:
-        return "wrong"
-    return (
-        args[last].partition("=")[2] if "=" in args[last] else " ".join(args[last + 1 : last + 2])
-    )
+    """Returns the value of an option, from where it was given last."""
+    for i in reversed(range(len(args))):
+        name, equals, value = args[i].partition("=")
+        if name.replace("_", "-") == option:
+            return value if equals else " ".join(args[i + 1 : i + 2])
+    return "wrong"
 
 
 def _describe_metavar(text: str) -> str:
-    """What an option takes, by its help."""
+    """Returns what an option takes, from its metavar in the help."""
     bare = re.sub(r"\{None}\||[{}]", "", text)
     return _METAVAR_MEANINGS.get(bare, bare)
+
+
+def check_output_file(option: str, path: Path) -> None:
+    """Raises ValueError unless a file can be written there without overwriting one of a dataset's
+    own, OSError if the folder cannot be written.
+    """
+    from pipeline.dataset.finalize import DERIVED_FILES
+
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"{option} is {str(path)!r}, expected a file in a folder that exists")
+    try:
+        with TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    if (
+        path.name in (*DERIVED_FILES, "run.json", "plan.parquet", "progress.jsonl", "report.html")
+        and (path.parent / "run.json").exists()
+    ):
+        raise ValueError(
+            f"{option} is {str(path)!r}, which is a dataset's own file, expected another name"
+        )
+
+
+size_registry = tyro.constructors.ConstructorRegistry()
+"""Lets tyro read a size as `256x160` instead of two numbers."""
+
+
+@size_registry.primitive_rule
+def _size_option(
+    type_info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    if get_args(type_info.type) != (int, int):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="WIDTHxHEIGHT",
+        instance_from_str=lambda args: _parse_size(args[0]),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda size: [f"{size[0]}x{size[1]}"],
+    )
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    """Returns `256x160` as (256, 160). Raises ValueError if it is no size."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ValueError(f"{text!r} is no size, expected WIDTHxHEIGHT, as 256x160")
+    return int(width), int(height)

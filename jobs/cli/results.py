@@ -1,4 +1,4 @@
-"""What is measured goes into a folder, as JSON and as a page, and into the terminal, as a table."""
+"""Writes what a verb measures: a folder with JSON and a page, and a table for the terminal."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ from schemas.seal import to_json
 
 @contextmanager
 def results_folder(folder: Path) -> Iterator[None]:
-    """Makes the folder of --out; one that was made for nothing is removed again.
+    """Creates the folder of --out; if nothing was written to it, a new folder is removed again.
 
-    Raises ValueError where it is a file or holds a data set, OSError where it cannot be written.
+    Raises ValueError if it is a file or holds a dataset, OSError if it cannot be written.
     """
     if (folder.exists() and not folder.is_dir()) or (folder / "run.json").exists():
-        raise ValueError(f"--out is {str(folder)!r}, expected a folder that is no data set")
+        raise ValueError(f"--out is {str(folder)!r}, expected a folder that holds no dataset")
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,9 +34,9 @@ def results_folder(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def load_page_maker(module: str, name: str) -> Callable[..., str]:
-    """The function of that name that makes a page. Raises ValueError where its libraries are
-    missing.
+def load_page_maker(module: str, name: str, alternative: str = "") -> Callable[..., str]:
+    """Returns the function `name` of `module`, which makes a page. If its libraries are missing,
+    raises ValueError, which names the alternative.
     """
     try:
         return getattr(import_module(module), name)
@@ -44,14 +44,15 @@ def load_page_maker(module: str, name: str) -> Callable[..., str]:
         if error.name not in ("matplotlib", "jinja2", "markupsafe"):
             raise
         raise ValueError(
-            f"the page needs {error.name}, which is not installed: pip install 'quiver-motion[report]'"
+            f"the page needs {error.name}, which is not installed: "
+            f"pip install 'quiver-motion[report]'{alternative and f', or {alternative}'}"
         ) from error
 
 
-def write_results(folder: Path, name: str, found: Mapping[str, Any], page: str) -> list[Path]:
-    """Writes NAME.json and NAME.html, each whole or not at all."""
+def write_results(folder: Path, name: str, record: Mapping[str, Any], page: str) -> list[Path]:
+    """Writes NAME.json and NAME.html, each atomically; returns their paths."""
     files = {
-        folder / f"{name}.json": to_json(to_json_value(found), indent=1),
+        folder / f"{name}.json": to_json(to_json_value(record), indent=1),
         folder / f"{name}.html": page.encode(errors="replace"),
     }
     for path, data in files.items():
@@ -60,13 +61,13 @@ def write_results(folder: Path, name: str, found: Mapping[str, Any], page: str) 
 
 
 def align_columns(rows: Iterable[Sequence[str]]) -> str:
-    """Rows of words, in columns; the first stands to the left and the others to the right."""
+    """Returns rows of words as a table: the first column is left-aligned, the others are
+    right-aligned.
+    """
     table = [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join(
-            f"{word:{'<' if i == 0 else '>'}{width}}"
-            for i, (word, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    )
+    first, *others = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for name, *cells in table:
+        words = [f"{cell:>{width}}" for cell, width in zip(cells, others, strict=True)]
+        lines.append("  ".join([f"{name:<{first}}", *words]).rstrip())
+    return "\n".join(lines)

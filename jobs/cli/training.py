@@ -37,6 +37,7 @@ from model.train.loop import Task, TrainConfig, train_on_shards
 from pipeline.dataset import scales
 from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.motion.normalize import Normalization
+from pipeline.sizes import human_duration
 from schemas.statistics import SpectrumStatistics, decode_statistics
 
 Job = TypeVar("Job")
@@ -274,7 +275,7 @@ def progress() -> Iterator[ShowProgress]:
 def _format_progress(config: TrainConfig, entry: LogEntry) -> str:
     """Step, time left, loss, test scalars and rate; the log has more."""
     rate = entry.scalars["samples_a_second"]
-    left = _format_duration((config.steps - entry.step) * config.batch / rate)
+    left = human_duration((config.steps - entry.step) * config.batch / rate)
     scalars = ", ".join(
         f"{name} {value:.4g}"
         for name, value in entry.scalars.items()
@@ -283,14 +284,6 @@ def _format_progress(config: TrainConfig, entry: LogEntry) -> str:
     return (
         f"step {entry.step} of {config.steps}, about {left} left, {scalars}, {rate:.3g} samples/s"
     )
-
-
-def _format_duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `5 h`."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def report_finished(network: str, out: Path, next_command: Sequence[object]) -> None:

@@ -26,7 +26,6 @@ from jobs.cli.args import parse_args
 from jobs.cli.console import print_message, print_output
 from jobs.cli.errors import error_boundary
 from jobs.cli.results import align_columns, load_page_maker, results_folder, write_results
-from jobs.extract_flow import library_versions
 from model.device import check_device
 from model.evaluate.curves import curve_records, spectra_record
 from model.evaluate.extractors import NETWORK_SPECS, make_extractors
@@ -47,6 +46,7 @@ from model.evaluate.table import MetricRow, build_table, list_remarks, pair_reco
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.config import BuildConfig
+from pipeline.extract.versions import library_versions
 from pipeline.flow.config import FlowConfig
 from pipeline.flow.estimator import make_estimator
 from pipeline.whole_clip.frames import CROP_DESCRIPTION, decode_clip

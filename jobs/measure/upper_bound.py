@@ -14,11 +14,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from jobs.cli.args import parse_args
+from jobs.cli.args import parse_args, size_registry
 from jobs.cli.console import print_message, print_output
 from jobs.cli.errors import error_boundary
 from jobs.cli.results import align_columns, load_page_maker, results_folder, write_results
-from jobs.extract_flow import library_versions, registry
 from model.evaluate.upper_bound import (
     FREQUENCY_COUNTS,
     WORKING_FPS,
@@ -29,6 +28,7 @@ from model.evaluate.upper_bound import (
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.config import BuildConfig
+from pipeline.extract.versions import library_versions
 from pipeline.flow.config import FlowConfig
 from pipeline.flow.estimator import make_estimator
 from pipeline.whole_clip.first_window import MIN_VIDEO_S, match_aspect
@@ -79,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
             MeasureUpperBound,
             "quiver upper-bound",
             args,
-            registry=registry,
+            registry=size_registry,
             config=(tyro.conf.OmitArgPrefixes,),
         )
         with results_folder(job.out):

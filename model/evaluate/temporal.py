@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, UInt8
 
 from pipeline.flow.consistency import disagreement, pixel_grid, tolerance
+from schemas.arrays import Flow
 
 _Frame = UInt8[np.ndarray, "height width 3"]
-Flow = Float32[np.ndarray, "2 height width"]
 
 
 class _WarpingResult(NamedTuple):

@@ -86,7 +86,7 @@ def build_sampling_grid(photo: _Picture, size: tuple[int, int]) -> _SamplingGrid
 
 def _compute_strip_grid(
     strip: _Colors,
-    small: _Colors,
+    small: Float32[np.ndarray, "height width 3"],
     across: Float32[np.ndarray, " columns"],
     down: Float32[np.ndarray, " rows"],
 ) -> tuple[Float32[np.ndarray, "rows columns"], Float32[np.ndarray, "rows columns"]]:

@@ -22,7 +22,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.atomic_files import create_file
+from pipeline.atomic_files import create_file, file_sha256
 from pipeline.dataset.crashpoint import crashpoint
 from pipeline.dataset.finalize import DERIVED_FILES
 from pipeline.dataset.folder import DamagedPlan, DamagedShard, Dataset
@@ -389,7 +389,6 @@ class RemoteDataset(Dataset):
 def _has_sha256(path: Path, sha256: str) -> bool:
     """Returns whether the file exists and has that content."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        return file_sha256(path) == sha256
     except FileNotFoundError:
         return False

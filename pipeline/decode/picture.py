@@ -9,7 +9,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
 from jaxtyping import UInt8
 
-Image = UInt8[np.ndarray, "height width 3"]
+from schemas.arrays import Image
+
 Scaling = Literal["exact", "decord"]
 
 _HD_HEIGHT = 720

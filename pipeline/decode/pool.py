@@ -11,11 +11,12 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
 from pipeline.decode.client import DecoderDied, DecoderProcess
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media_file import PictureResult
+from schemas.arrays import Image
 from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined, Reason, Stage
 
@@ -54,7 +55,7 @@ class DecoderPool:
 
     def frames(
         self, path: str, video: VideoInfo, indices: Sequence[int], size: tuple[int, int]
-    ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    ) -> Iterator[Image]:
         """The images of `pictures`. Raises Quarantined at the first frame that is damaged."""
         for index, picture in zip(indices, self.pictures(path, video, indices, size), strict=True):
             if picture.image is None:

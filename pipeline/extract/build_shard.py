@@ -1,11 +1,15 @@
-"""One shard, from planned windows to a committed tar: read this file to know the pipeline.
+"""Builds one shard, from planned windows to a committed tar. READ THIS FIRST to know the pipeline.
 
-    plan.py     which windows, in which shard
-    stretch.py  the frames of each window, decoded ahead, each once
-    window.py   flow, sums, measures, verdicts, sample
-    dataset.py  the shard, its commit record
+    extract/plan.py          which windows there are, and in which shard (before the run)
+    extract/frame_stream.py  the frames of each window, decoded ahead and once each
+    extract/window.py        flow, spectrum, measures and sample of one window
+    filters.py               whether a motion prior should learn from the window
+    dataset/commit.py        the tar, its histogram and its record, committed together
 
-A window is finished while a device already computes the flow of the next one.
+Life of a window: its frames arrive; flow from its start frame to every frame is added to a running
+spectrum and dropped; the filters judge what was measured; the window is kept with its sample, or
+rejected, or quarantined because it could not be read. Whatever happens, it becomes one `RecordRow`.
+A window is finished while the device already computes the flow of the next one.
 """
 
 import base64
@@ -17,7 +21,6 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from pipeline import filters
@@ -36,14 +39,14 @@ from pipeline.extract.window import (
     synchronize,
 )
 from pipeline.flow.estimator import FlowEstimator, make_estimator
-from schemas.outcome import Outcome, Quarantined, Reason, Stage, WindowOutcome
+from schemas.outcome import Outcome, Quarantined, Stage, WindowOutcome
 from schemas.records import PlanRow
 from schemas.run_contract import contract_provenance
 from schemas.sample import Sample
 from schemas.shard_record import RecordRow
 
 _STRIP_WIDTH = 96
-"""Width of one frame in a rejected window's strip."""
+"""Width of one frame in the strip of a rejected window, pixels."""
 
 
 class PendingWindow(NamedTuple):
@@ -53,7 +56,7 @@ class PendingWindow(NamedTuple):
     frames: list[PreparedFrame]
     motion: PendingMotion
     provenance: dict[str, Any]
-    """What decoded it and what measured its flow."""
+    """What decoded the frames and what measured the flow, for the sample's metadata."""
 
 
 class WindowResult(NamedTuple):
@@ -61,41 +64,41 @@ class WindowResult(NamedTuple):
 
     row: RecordRow
     sample: Sample | None = None
+    """Of a kept window."""
     strip: str | None = None
+    """Of a rejected window: three of its frames as a base64 JPEG."""
 
 
 def build_shard(
     dataset: Dataset, shard: str, rows: Sequence[PlanRow], config: BuildConfig, decoders: int = 1
 ) -> Iterator[WindowOutcome | ShardTiming]:
-    """Builds and commits one shard of the plan with `decoders` decoder processes; yields
-    what becomes of each window as soon as it is known, and at last what it took.
+    """Builds and commits one shard of the plan with `decoders` decoder processes.
 
-    Raises OSError where the data set cannot be written, ContractMismatch where this machine's
-    weights are not the run's; whatever is wrong with a video becomes its windows' outcome.
+    Yields the outcome of each window as soon as it is known, and at the end how long the shard
+    took. Whatever is wrong with a video becomes the outcome of its windows.
+
+    Raises OSError if the dataset cannot be written, ContractMismatch if the flow weights of this
+    machine are not those of the run.
     """
-    clock = ShardTimer()
-    estimator = clock.wrap_estimator(make_estimator(config.flow))
+    timer = ShardTimer()
+    estimator = timer.wrap_estimator(make_estimator(config.flow))
     dataset.check_flow_settings(estimator.description())
     draft = ShardDraft(dataset, shard, config.frequencies, contract_provenance(dataset.contract()))
     try:
-        open_rows = [row for row in rows if row.settled is None]
-        results = build_windows(
-            open_rows, config, estimator, shared_pool(config.decode, decoders), clock
-        )
+        pool = shared_pool(config.decode, decoders)
+        unsettled = [row for row in rows if row.settled is None]
+        results = build_windows(unsettled, config, estimator, pool, timer)
         for row in rows:
-            if row.settled is not None:  # its fate is known (rounds.Settled)
+            if row.settled is not None:  # a retry decided it (dataset/rounds.py)
                 draft.add(row.settled, None, None)
                 continue
             result = next(results)
             draft.add(result.row, result.sample, result.strip)
             yield WindowOutcome(
-                result.row.key,
-                result.row.outcome,
-                result.row.reason,
-                result.row.detail,
+                result.row.key, result.row.outcome, result.row.reason, result.row.detail
             )
         draft.commit()
-        yield clock.timing()
+        yield timer.timing()
     finally:
         draft.discard()
 
@@ -105,86 +108,82 @@ def build_windows(
     config: BuildConfig,
     estimator: FlowEstimator,
     pool: DecoderPool,
-    clock: ShardTimer,
+    timer: ShardTimer,
 ) -> Iterator[WindowResult]:
-    """One result for each of these windows, which are in order of their clips."""
-    stretches = [list(stretch) for _, stretch in groupby(rows, key=lambda row: row.clip_id)]
-    with closing(ChunkStream(stretches, pool, config.plan, config.size)) as decoded:
-        for stretch, stream in decoded:
-            yield from _build_chunk(stretch, clock.measure_wait(stream), config, estimator)
+    """Yields one result for each window; the rows stand in order of their clips.
+
+    The rows of one clip are a chunk, whose frames are decoded once for all its windows.
+    """
+    chunks = [list(chunk) for _, chunk in groupby(rows, key=lambda row: row.clip_id)]
+    with closing(ChunkStream(chunks, pool, config.plan, config.size)) as decoded:
+        for chunk, stream in decoded:
+            yield from _build_chunk(chunk, timer.measure_wait(stream), config, estimator)
 
 
 def _build_chunk(
     rows: Sequence[PlanRow], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator
 ) -> Iterator[WindowResult]:
-    """One result for each of these windows of one clip, from its stream (Stretches). A window that
-    touches a damaged frame is quarantined; if the video cannot be read any further, so are those
-    still to come. The others are what they would have been.
+    """Yields one result for each window of one clip, from the stream of a `ChunkStream`.
+
+    If the video cannot be read any further, the windows still to come are quarantined. The others
+    are what they would have been.
     """
-    done, last = 0, None
+    started, previous, unread = 0, None, []
     try:
-        for begun in start_windows(rows, stream, config, estimator):
-            if last is not None:
-                yield _finish_window(last, config)
-            done, last = done + 1, begun
-        left = []
+        for window in start_windows(rows, stream, config, estimator):
+            if previous is not None:  # finished only now: the device has work meanwhile
+                yield _finish_window(previous, config)
+            started, previous = started + 1, window
     except Quarantined as error:
-        left = [_quarantine_window(row, error) for row in rows[done:]]
-    if last is not None:
-        yield _finish_window(last, config)
-    yield from left
+        unread = [_quarantine_window(row, error) for row in rows[started:]]
+    if previous is not None:
+        yield _finish_window(previous, config)
+    yield from unread
 
 
 def start_windows(
     rows: Sequence[PlanRow], stream: Iterator[Any], config: BuildConfig, estimator: FlowEstimator
 ) -> Iterator[PendingWindow | WindowResult]:
-    """Each window with its flow under way, or its refusal. Raises Quarantined if the video cannot
-    be read any further.
+    """Yields each window with its flow under way; one that touches a damaged frame as a result.
+
+    Raises Quarantined if the video cannot be read any further.
     """
-    found: ChunkInfo = next(stream)
-    for row, seen in zip(rows, iter_windows(found, stream, estimator), strict=True):
-        if isinstance(seen, Quarantined):
-            yield _quarantine_window(row, seen)
+    chunk: ChunkInfo = next(stream)
+    for row, frames in zip(rows, iter_windows(chunk, stream, estimator), strict=True):
+        if isinstance(frames, Quarantined):
+            yield _quarantine_window(row, frames)
             continue
-        decoders = " and ".join(dict.fromkeys(one.decoder for one in seen))
-        described = dict(
-            decoder=decoders, decoder_reason=found.decoder_reason, flow=estimator.description()
+        provenance = dict(
+            decoder=" and ".join(dict.fromkeys(frame.decoder for frame in frames)),
+            decoder_reason=chunk.decoder_reason,
+            flow=estimator.description(),
         )
-        yield PendingWindow(
-            row, seen, measure_flow(row.window().key, seen, config, estimator), described
-        )
+        motion = measure_flow(row.window().key, frames, config, estimator)
+        yield PendingWindow(row, frames, motion, provenance)
 
 
-def _finish_window(begun: PendingWindow | WindowResult, config: BuildConfig) -> WindowResult:
+def _finish_window(window: PendingWindow | WindowResult, config: BuildConfig) -> WindowResult:
     """Measures one window, judges it, and makes its sample if it is kept."""
-    if isinstance(begun, WindowResult):
-        return begun
-    row, seen, moving, described = begun
+    if isinstance(window, WindowResult):
+        return window
+    row, frames, pending, provenance = window
     try:
-        moved = synchronize(moving)
-        measures = measure_window(seen, moved)
-        kept_row = make_kept_row(row.window().key, measures, moved)
-        verdicts = filters.judge(measures, config.thresholds)
-        if verdicts:
-            return _reject_window(kept_row, verdicts, seen)
-        sample = make_sample(row, seen, moved, measures, config, **described)
+        motion = synchronize(pending)
+        measures = measure_window(frames, motion)
+        kept_row = make_kept_row(row.window().key, measures, motion)
+        if verdicts := filters.judge(measures, config.thresholds):
+            rejected_row = replace(
+                kept_row,
+                outcome=Outcome.REJECTED,
+                stage=Stage.FILTER,
+                reason=verdicts[0],
+                verdicts=verdicts,
+            )
+            return WindowResult(rejected_row, strip=_picture_strip(frames))
+        sample = make_sample(row, frames, motion, measures, config, **provenance)
     except Quarantined as error:
         return _quarantine_window(row, error)
     return WindowResult(kept_row, sample)
-
-
-def _reject_window(
-    kept_row: RecordRow, verdicts: Sequence[Reason], seen: Sequence[PreparedFrame]
-) -> WindowResult:
-    strip = _picture_strip([seen[i].image for i in (0, len(seen) // 2, len(seen) - 1)])
-    row = replace(
-        kept_row,
-        outcome=Outcome.REJECTED,
-        stage=Stage.FILTER,
-        reason=verdicts[0],
-        verdicts=list(verdicts),
-    )
-    return WindowResult(row, strip=strip)
 
 
 def _quarantine_window(row: PlanRow, error: Quarantined) -> WindowResult:
@@ -200,13 +199,12 @@ def _quarantine_window(row: PlanRow, error: Quarantined) -> WindowResult:
     )
 
 
-def _picture_strip(images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> str:
-    """Small copies side by side, as a base64 JPEG of a few kB for the report."""
+def _picture_strip(frames: Sequence[PreparedFrame]) -> str:
+    """The first, the middle and the last frame side by side, as a base64 JPEG of a few kB."""
+    images = [frames[i].image for i in (0, len(frames) // 2, len(frames) - 1)]
     height, width = images[0].shape[:2]
-    small = (_STRIP_WIDTH, max(1, round(_STRIP_WIDTH * height / width)))
-    strip = Image.fromarray(
-        np.hstack([np.asarray(Image.fromarray(image).resize(small)) for image in images])
-    )
+    size = (_STRIP_WIDTH, max(1, round(_STRIP_WIDTH * height / width)))
+    strip = np.hstack([np.asarray(Image.fromarray(image).resize(size)) for image in images])
     buffer = io.BytesIO()
-    strip.save(buffer, "jpeg", quality=75)
+    Image.fromarray(strip).save(buffer, "jpeg", quality=75)
     return base64.b64encode(buffer.getvalue()).decode()

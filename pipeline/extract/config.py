@@ -1,4 +1,4 @@
-"""TODO: what this file is."""
+"""Settings of an extraction, and their form in the run contract."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -13,6 +13,8 @@ from schemas.run_contract import to_json_value
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
+    """How videos are cut into windows and windows are put into shards."""
+
     frames: int = 150
     """Frames of a window at the working rate; 150 at 30 fps are the paper's 5 s."""
     fps: float = 30.0
@@ -64,22 +66,23 @@ class BuildConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         if self.flow.flow != "dis" and min(self.size) <= RAFT_TOO_SMALL_PX:
             raise ValueError(
-                f"size is {self.size[0]}x{self.size[1]}, expected more than {RAFT_TOO_SMALL_PX} pixels a side for {self.flow.flow}"
+                f"size is {self.size[0]}x{self.size[1]}, expected more than {RAFT_TOO_SMALL_PX} "
+                f"pixels a side for {self.flow.flow}"
             )
 
 
 def to_contract(config: BuildConfig) -> dict[str, Any]:
-    """The settings as the run contract holds them: of the flow, what decides its results, weights
-    by their content.
+    """Returns the settings as the run contract holds them. Of the flow, these are the settings
+    that decide its results; weights are named by the digest of their content.
     """
     return asdict(config) | {"flow": describe_estimator(config.flow)}
 
 
 def from_contract(config: dict[str, Any], weights: str = "default") -> BuildConfig:
-    """Inverse of `to_contract`, of a contract's settings. The contract holds the digest of RAFT's
-    weights and not their path, which is `weights` (FlowConfig).
+    """Inverse of `to_contract`. The contract holds the digest of RAFT's weights and not their path,
+    which is given as `weights` (FlowConfig).
 
-    Raises ValueError where a setting is missing, unknown or of another kind.
+    Raises ValueError if a setting is missing, unknown or of another type.
     """
     try:
         flow = {name: value for name, value in config["flow"].items() if name != "weights"}
@@ -91,7 +94,7 @@ def from_contract(config: dict[str, Any], weights: str = "default") -> BuildConf
 
 
 def _parse_setting(kind: Any, value: Any, name: str = "config") -> Any:
-    """A setting from what JSON made of it: infinities are words there, and tuples lists."""
+    """Parses a setting of JSON, which has infinities as words and tuples as lists."""
     if hasattr(kind, "__dataclass_fields__"):
         kinds = get_type_hints(kind)
         if value.keys() != kinds.keys():
@@ -101,7 +104,8 @@ def _parse_setting(kind: Any, value: Any, name: str = "config") -> Any:
         return kind(**{part: _parse_setting(kinds[part], value[part], part) for part in kinds})
     if get_origin(kind) is tuple:
         return tuple(
-            _parse_setting(part, one, name) for part, one in zip(get_args(kind), value, strict=True)
+            _parse_setting(part, item, name)
+            for part, item in zip(get_args(kind), value, strict=True)
         )
     if not (
         value in get_args(kind)

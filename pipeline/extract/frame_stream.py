@@ -1,11 +1,9 @@
-"""Stretches of videos as windows of frames, each frame decoded and prepared once, ahead of the one
-who needs it.
+"""Decodes and prepares the frames of the windows of a shard, each frame once and ahead of its use.
 
-A stretch is the windows of one video that stand together in a shard. A frame is dropped when the
+A chunk is the windows of one video that stand together in a shard. A frame is dropped when the
 last window that needs it is past.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -16,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipeline import filters
+from pipeline.atomic_files import file_sha256
 from pipeline.decode.media_file import PictureResult, file_signature
 from pipeline.decode.pool import DecoderPool, Prefetcher, damaged_frame_error, prefetch_depth
 from pipeline.extract.config import PlanConfig
@@ -28,22 +27,19 @@ from schemas.records import PlanRow
 
 _FRAMES_PER_BATCH = 16
 """Frames that are prepared together."""
-
-
 _TIME_TOLERANCE_S = 1e-5
-"""Times of a frame that differ by less are equal: an hour of float64 subtractions, and far under
-any frame's duration.
+"""Times of a frame that differ by less are equal. It covers the rounding of an hour of float64
+subtractions, and is far below the duration of any frame.
 """
 
 
 class ChunkInfo(NamedTuple):
-    """A stretch whose video was probed: which frames each window needs, and which decoder reads
-    them.
-    """
+    """What the probe of a chunk's video says."""
 
     spans: list[range]
+    """Indices of the source frames that each window needs."""
     decoder_reason: str
-    """Why the video's decoder is the one that it is."""
+    """Why the video is read by its decoder."""
 
 
 class Frame(NamedTuple):
@@ -73,28 +69,26 @@ class PreparedFrame(NamedTuple):
     flow_input: Any
     stats: FrameStats
     delta: FrameDelta | None
-    """From the frame before it in the stretch."""
+    """Difference from the frame before it; None for the first one, and after a damaged one."""
 
 
 class ChunkStream:
-    """The frames of several stretches, decoded one stretch after the other in the background.
+    """The frames of several chunks, decoded one chunk after the other in the background.
 
-    Iterating gives each stretch's rows and a stream: first Found, then its frames in order; reading
-    it raises Quarantined where the video gives out. The next stretch is decoded while this one's
-    frames are worked on.
+    Iterating yields the rows of each chunk and a stream: first its `ChunkInfo`, then each `Frame`
+    in order. Reading the stream raises Quarantined if decoding fails. The next chunk is decoded
+    while the frames of this one are worked on.
     """
 
     def __init__(
         self,
-        stretches: Sequence[Sequence[PlanRow]],
+        chunks: Sequence[Sequence[PlanRow]],
         pool: DecoderPool,
         plan: PlanConfig,
         size: tuple[int, int],
     ):
-        self.chunks = stretches
-        self.prefetcher = Prefetcher(
-            _decode_chunks(stretches, pool, plan, size), prefetch_depth(size)
-        )
+        self.chunks = chunks
+        self.prefetcher = Prefetcher(_decode_chunks(chunks, pool, plan, size), prefetch_depth(size))
 
     def __iter__(self) -> Iterator[tuple[Sequence[PlanRow], Iterator[Any]]]:
         for number, items in groupby(self.prefetcher, key=itemgetter(0)):
@@ -106,29 +100,28 @@ class ChunkStream:
 
 
 def _decode_chunks(
-    stretches: Sequence[Sequence[PlanRow]],
+    chunks: Sequence[Sequence[PlanRow]],
     pool: DecoderPool,
     plan: PlanConfig,
     size: tuple[int, int],
 ) -> Iterator[tuple[int, Any]]:
-    """(number of the stretch, what its stream gives); Quarantined as an item, since the next
-    stretch goes on. Raises OSError where the folder of a video is gone, or its file system fails:
-    that is no clip's fault, and would be every clip's end. In a round of `quiver retry` that is an
-    outcome too: these windows have failed so before, and without an end the round would lock the
-    data set.
+    """Yields (number of the chunk, item of its stream). Quarantined is an item, since the next
+    chunk goes on.
+
+    Raises OSError if the folder of a video is gone or its file system fails: no clip is to blame,
+    and every clip would be quarantined. In a round of `quiver retry` that is an outcome too, since
+    these windows have failed so before, and a round that never ends would lock the dataset.
     """
-    for number, rows in enumerate(stretches):
+    for number, rows in enumerate(chunks):
         try:
             for item in decode_chunk(rows, pool, plan, size):
                 yield number, item
         except (OSError, Quarantined) as error:
-            if lost := _find_folder_error(rows[0].uri):
+            if folder_error := _find_folder_error(rows[0].uri):
                 if not rows[0].round:
-                    raise lost from error
-                yield (
-                    number,
-                    Quarantined(Stage.DECODE, Reason.MISSING, f"its folder: {lost.strerror}"),
-                )
+                    raise folder_error from error
+                detail = f"its folder: {folder_error.strerror}"
+                yield number, Quarantined(Stage.DECODE, Reason.MISSING, detail)
             elif isinstance(error, Quarantined):
                 yield number, error
             else:
@@ -136,7 +129,7 @@ def _decode_chunks(
 
 
 def _find_folder_error(path: str) -> OSError | None:
-    """The error if the folder of a file is gone, or its file system fails."""
+    """Returns the error if the folder of a file is gone or its file system fails."""
     try:
         file_signature(path)
     except OSError as error:
@@ -153,8 +146,9 @@ def _raise_quarantined(item: Any) -> Any:
 def decode_chunk(
     rows: Sequence[PlanRow], pool: DecoderPool, plan: PlanConfig, size: tuple[int, int]
 ) -> Iterator[ChunkInfo | Frame]:
-    """Found, then every frame that a window of these rows needs. Raises Quarantined where the video
-    is not the one planned.
+    """Yields the `ChunkInfo`, then every frame that a window of these rows needs.
+
+    Raises Quarantined if the video is not the one that was planned, or cannot be read any further.
     """
     clip = clip_from_row(rows[0])
     video = probe_planned_video(clip, rows, pool)
@@ -166,29 +160,28 @@ def decode_chunk(
 
 
 def probe_planned_video(clip: Clip, rows: Sequence[PlanRow], pool: DecoderPool) -> VideoInfo:
-    """The video, probed again. Raises Quarantined (missing, hash_mismatch) where it is not the one
-    that was planned.
+    """Probes a video again. Raises Quarantined (missing, hash_mismatch) if it is not the one that
+    was planned.
     """
-    found = file_signature(clip.uri)
-    if found is None:
+    signature = file_signature(clip.uri)
+    if signature is None:
         raise Quarantined(Stage.DECODE, Reason.MISSING, "the file is gone")
-    if (sha256 := _cached_sha256(clip.uri, found)) != (planned := rows[0].sha256):
+    if (sha256 := _cached_sha256(clip.uri, signature)) != (planned := rows[0].sha256):
         raise Quarantined(
             Stage.DECODE,
             Reason.HASH_MISMATCH,
             f"the file has sha256 {sha256[:12]}..., and {str(planned)[:12]}... when it was planned",
         )
     video = pool.probe(clip.uri)
-    if video.signature != found:
+    if video.signature != signature:
         raise Quarantined(
             Stage.DECODE, Reason.HASH_MISMATCH, "the file was replaced while it was read"
         )
     times = dict(enumerate(times_since_first(video)))
     windows = [row.window() for row in rows]
     starts = [(times.get(window.start_frame, np.inf), window.start_time_s) for window in windows]
-    if any(
-        abs(now - then) > _TIME_TOLERANCE_S for now, then in starts
-    ):  # as another library sees it
+    if any(abs(now - planned) > _TIME_TOLERANCE_S for now, planned in starts):
+        # another version of a library sees other frames
         raise Quarantined(
             Stage.DECODE, Reason.HASH_MISMATCH, "the file has other frames than when it was planned"
         )
@@ -196,75 +189,73 @@ def probe_planned_video(clip: Clip, rows: Sequence[PlanRow], pool: DecoderPool) 
 
 
 @lru_cache(4096)
-def _cached_sha256(path: str, found: FileSignature) -> str:  # noqa: ARG001 - part of the key
-    """sha256 of a file, hexadecimal; read once while the file is the same, however many stretches
-    and cuts are of it. Raises OSError.
+def _cached_sha256(path: str, signature: FileSignature) -> str:  # noqa: ARG001 - part of the key
+    """sha256 of a file, hexadecimal; a file that is unchanged is read once for all its chunks and
+    cuts. Raises OSError.
     """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def iter_windows(
-    found: ChunkInfo, frames: Iterator[Frame], estimator: FlowEstimator
+    chunk: ChunkInfo, frames: Iterator[Frame], estimator: FlowEstimator
 ) -> Iterator[list[PreparedFrame] | Quarantined]:
-    """The frames of each window, the start frame first; of a window that touches a damaged frame,
-    that.
+    """Yields the frames of each window, the start frame first, or the error of the first damaged
+    frame that it touches.
 
     Raises Quarantined if the video cannot be read any further.
     """
     stream = _prepare_frames(frames, estimator)
-    seen: dict[int, PreparedFrame | Quarantined] = {}
-    for span in found.spans:
-        seen = {index: one for index, one in seen.items() if index >= span.start}
-        while span[-1] not in seen:
-            index, one = next(stream)
-            seen[index] = one
-        window = [seen[index] for index in span]
-        refusal = next((one for one in window if isinstance(one, Quarantined)), None)
-        yield refusal or [one for one in window if isinstance(one, PreparedFrame)]
+    buffer: dict[int, PreparedFrame | Quarantined] = {}
+    for span in chunk.spans:
+        buffer = {index: frame for index, frame in buffer.items() if index >= span.start}
+        while span[-1] not in buffer:
+            index, frame = next(stream)
+            buffer[index] = frame
+        window = [buffer[index] for index in span]
+        error = next((frame for frame in window if isinstance(frame, Quarantined)), None)
+        yield error or [frame for frame in window if isinstance(frame, PreparedFrame)]
 
 
 def _prepare_frames(
     frames: Iterator[Frame], estimator: FlowEstimator
 ) -> Iterator[tuple[int, PreparedFrame | Quarantined]]:
-    """Every frame, by its index, with what is computed once for it, or its refusal if it is
-    damaged.
+    """Yields the index of each frame, and the frame with what is computed once for it, or its
+    error if it is damaged.
     """
     before: FrameStats | None = None
-    for together in _batch_frames(frames, _FRAMES_PER_BATCH):
-        images = [frame.image for frame in together if not frame.picture.damage]
-        all_prepared = iter(estimator.prepare(images) if images else [])
-        for frame in together:
-            if frame.picture.damage:
-                yield (
-                    frame.number,
-                    damaged_frame_error(frame.number, frame.time, frame.picture.damage),
-                )
+    for batch in _batch_frames(frames, _FRAMES_PER_BATCH):
+        images = [frame.image for frame in batch if not frame.picture.damage]
+        flow_inputs = iter(estimator.prepare(images) if images else [])
+        for frame in batch:
+            if damage := frame.picture.damage:
+                yield frame.number, damaged_frame_error(frame.number, frame.time, damage)
                 before = None
                 continue
-            look = filters.compute_frame_stats(frame.image)
-            step = None if before is None else filters.compute_frame_delta(before, look)
-            yield (
-                frame.number,
-                PreparedFrame(
-                    frame.image, frame.time, frame.picture.decoder, next(all_prepared), look, step
-                ),
+            stats = filters.compute_frame_stats(frame.image)
+            prepared = PreparedFrame(
+                image=frame.image,
+                time=frame.time,
+                decoder=frame.picture.decoder,
+                flow_input=next(flow_inputs),
+                stats=stats,
+                delta=None if before is None else filters.compute_frame_delta(before, stats),
             )
-            before = look
+            yield frame.number, prepared
+            before = stats
 
 
 def _batch_frames(frames: Iterator[Frame], count: int) -> Iterator[list[Frame]]:
-    """Lists of `count` frames; if the video cannot be read any further, those before that first."""
-    batch, end = [], None
+    """Yields lists of `count` frames, the last one shorter, also before it raises Quarantined."""
+    batch, error = [], None
     try:
         for frame in frames:
             batch.append(frame)
             if len(batch) == count:
                 yield batch
                 batch = []
-    except Quarantined as error:
-        end = error
+    except Quarantined as stopped:
+        error = stopped
     if batch:
         yield batch
-    if end:
-        raise end
+    if error:
+        raise error

@@ -92,14 +92,16 @@ def _list_path(path: Path) -> list[Clip]:
         ]
         if not found:
             raise ValueError(
-                f"no video files in {str(path)!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}"
+                f"no video files in {str(path)!r}, expected some of "
+                f"{' '.join(sorted(VIDEO_SUFFIXES))}"
             )
         return found
     if path.suffix.lower() in _TABLE_SUFFIXES and path.exists():
         return _read_clip_table(path)
     if not path.exists():
         raise ValueError(
-            f"--clips {str(path)!r} does not exist, expected a folder, a video file, or a .parquet or .csv table"
+            f"--clips {str(path)!r} does not exist, expected a folder, a video file, or a .parquet "
+            "or .csv table"
         )
     return [Clip(uri=os.path.abspath(path))]
 
@@ -132,7 +134,8 @@ def _list_url(url: str) -> list[Clip]:
     ]
     if not found or PurePosixPath(url).suffix.lower() in _TABLE_SUFFIXES:
         raise ValueError(
-            f"no video files in {url!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}, or a table of s3:// uris on this machine"
+            f"no video files in {url!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}, or a "
+            "table of s3:// uris on this machine"
         )
     return [Clip(uri=one) for one in found]
 
@@ -146,7 +149,8 @@ def _read_clip_table(path: Path) -> list[Clip]:
         raise ValueError(f"table {str(path)!r} cannot be read: {words}") from error
     if table.column_names.count("uri") != 1 or not len(table):
         raise ValueError(
-            f"table {str(path)!r} has columns {table.column_names} and {len(table)} rows, expected one uri column and a row"
+            f"table {str(path)!r} has columns {table.column_names} and {len(table)} rows, expected "
+            "one uri column and a row"
         )
     columns = {"uri": pa.string()} | {
         n: t for n, t in _OPTIONAL_COLUMNS.items() if n in table.column_names
@@ -155,7 +159,8 @@ def _read_clip_table(path: Path) -> list[Clip]:
         rows = table.select(list(columns)).cast(pa.schema(columns.items())).to_pylist()
     except (pa.ArrowException, KeyError) as error:
         raise ValueError(
-            f"table {str(path)!r} has a column twice or of the wrong type: {to_printable(str(error))}"
+            f"table {str(path)!r} has a column twice or of the wrong type: "
+            f"{to_printable(str(error))}"
         ) from error
     if empty := [i for i, row in enumerate(rows) if not row["uri"]]:
         raise ValueError(f"table {str(path)!r} has no uri in row {empty[0] + 1}")
@@ -172,7 +177,8 @@ def _check_clip_row(which: str, row: dict[str, Any]) -> None:
         if isinstance(value, str):
             if len(value) > _MAX_TEXT_CHARACTERS:
                 raise ValueError(
-                    f"{name} {which} has {len(value)} characters, expected at most {_MAX_TEXT_CHARACTERS}"
+                    f"{name} {which} has {len(value)} characters, expected at most "
+                    f"{_MAX_TEXT_CHARACTERS}"
                 )
             check_no_secret(f"{name} {which}", value)
     if not is_storage_url(row["uri"]):

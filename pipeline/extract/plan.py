@@ -1,5 +1,6 @@
-"""From what the user listed to a plan that is fixed before the run: which window goes to which
-shard of which split.
+"""Plans an extraction: which windows the listed clips have, and which shard each one goes to.
+
+The plan is fixed before the run, so that what is in a shard depends on no worker and no retry.
 """
 
 import hashlib
@@ -340,7 +341,8 @@ def clip_from_row(row: PlanRow) -> Clip:
 def _check_unique_keys(keys: Sequence[str]) -> None:
     if len(keys) != len(set(keys)):
         raise ValueError(
-            "two clips give the same sample key, expected clip_ids that differ in more than punctuation"
+            "two clips give the same sample key, expected clip_ids that differ in more than "
+            "punctuation"
         )
 
 
@@ -413,7 +415,9 @@ def _apply_earlier_plan(
     by_id: dict[str, dict[str, list[PlanRow]]],
     by_place: dict[tuple, list[PlanRow]],
 ) -> PlannedClip:
-    """The clip is known by its id, and, of several files of one content, by its place too; a clip
+    """Returns the clip as it was planned before, if that decision stays.
+
+    The clip is known by its id, and, of several files of one content, by its place too; a clip
     that was not read, then or now, has no id of its own and is known by its place, or by the name
     that it had, which says its place in a folder that was moved. If its content was read then and
     now, and is another, it is another input, whatever became of its probe.

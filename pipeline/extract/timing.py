@@ -1,4 +1,4 @@
-"""What a shard costs, and whether its device was kept busy."""
+"""Measures how long a shard took, and how busy its device was."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ _END = object()
 
 
 class ShardTiming(NamedTuple):
-    """Of no consequence for a shard's content."""
+    """How long a shard took; it changes nothing in its content."""
 
     seconds: float
     waiting_share: float
@@ -24,26 +24,26 @@ class ShardTiming(NamedTuple):
 
 
 class ShardTimer:
-    """Measures the effort from its making on."""
+    """Measures a shard from the moment at which the timer is made."""
 
     def __init__(self):
         self.start_s, self.wait_s = time.monotonic(), 0.0
         self.busy_clock: Any = None
 
     def measure_wait(self, items: Iterator[Item]) -> Iterator[Item]:
-        """The same items; the time until each comes is counted."""
+        """Yields the same items and counts the time until each one comes."""
         while True:
-            asked = time.monotonic()
+            asked_s = time.monotonic()
             try:
                 item = next(items, _END)
             finally:
-                self.wait_s += time.monotonic() - asked
+                self.wait_s += time.monotonic() - asked_s
             if item is _END:
                 return
             yield item  # pyright: ignore[reportReturnType]
 
     def wrap_estimator(self, estimator: FlowEstimator) -> FlowEstimator:
-        """The same estimator; where it works on a device, the device's time is counted."""
+        """Returns the same estimator, with the time of its device counted if it has one."""
         if estimator.device is None:
             return estimator
         from pipeline.motion.gpu import BusyClock
@@ -52,7 +52,7 @@ class ShardTimer:
         return _TimedEstimator(estimator, self.busy_clock)
 
     def timing(self) -> ShardTiming:
-        """What it took so far."""
+        """Returns what the shard took so far."""
         seconds = time.monotonic() - self.start_s
         return ShardTiming(
             round(seconds, 2),
@@ -62,7 +62,7 @@ class ShardTimer:
 
 
 class _TimedEstimator:
-    """An estimator whose work is done within a context."""
+    """An estimator that works within a context, which counts the time of the device."""
 
     def __init__(self, estimator: FlowEstimator, working: AbstractContextManager[Any]):
         self.estimator, self.busy_clock, self.device = estimator, working, estimator.device

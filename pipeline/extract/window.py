@@ -1,4 +1,4 @@
-"""One window, from its frames to its sample: flow, sums, measures, verdicts."""
+"""Turns the frames of one window into its motion, its measures and its sample."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from schemas.sample import FORMAT_VERSION, Sample
 from schemas.shard_record import RecordRow
 
 _MEASURE_DIGITS = 6
-"""Significant digits of every recorded measure; verdicts are made from the recorded number."""
+"""Significant digits of every recorded measure; the filters judge the recorded number."""
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 
@@ -39,25 +39,25 @@ class PendingMotion(NamedTuple):
 
 
 class _WindowMotion(NamedTuple):
-    """The motion of a window, in this process."""
+    """The motion of a window, in the memory of this process."""
 
     sums: RunningSpectrum
     coarse_motion: Float32[np.ndarray, "time 2 rows columns"]
     """The motion texture on a coarse grid."""
     forward: dict[int, Float32[np.ndarray, "2 height width"]]
     disagreements: Float32[np.ndarray, "checks height width"]
-    """Of forward and backward flow, over what is tolerated."""
+    """Disagreement of forward and backward flow over what is tolerated; NaN outside the image."""
 
 
-def synchronize(moving: PendingMotion) -> _WindowMotion:
-    """Waits for the device. Raises Quarantined (nonfinite)."""
-    sums = moving.sums
+def synchronize(pending: PendingMotion) -> _WindowMotion:
+    """Waits for the device. Raises Quarantined (nonfinite) if the flow is not finite."""
+    sums = pending.sums
     sums.synchronize()
     if not sums.is_finite():
         raise Quarantined(Stage.FLOW, Reason.NONFINITE, "the flow has values that are not finite")
     forward, backward = (
         {i: to_array(flow) for i, flow in flows.items()}
-        for flows in (moving.forward, moving.backward)
+        for flows in (pending.forward, pending.backward)
     )
     return _WindowMotion(
         sums,
@@ -68,36 +68,41 @@ def synchronize(moving: PendingMotion) -> _WindowMotion:
 
 
 def to_array(flow: Any) -> Float32[np.ndarray, "*pairs 2 height width"]:
-    """The same in this process's memory."""
+    """Copies a flow to the memory of this process, if it is not there."""
     return flow if isinstance(flow, np.ndarray) else flow.cpu().numpy()
 
 
 def measure_flow(
-    key: str, seen: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator
+    key: str, frames: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator
 ) -> PendingMotion:
-    """Flow from the start frame to every frame, consumed block by block as it is produced, and back
-    from some.
+    """Computes the flow from the start frame to every frame, and back from some frames.
+
+    The flow is added to the running spectrum block by block and dropped, except to the frames that
+    the renderer or the backward check need.
     """
-    checks = backward_frame_indices(len(seen), config.checks)
-    wanted = {*choose_pair_frames(key, len(seen), config.pairs), *checks}
-    sums, forward = _running_sums(seen, config, estimator), {}
-    for first in range(0, len(seen), BLOCK_FRAMES):
+    checks = backward_frame_indices(len(frames), config.checks)
+    stored = {*choose_pair_frames(key, len(frames), config.pairs), *checks}
+    sums, forward = _running_sums(frames, config, estimator), {}
+    for first in range(0, len(frames), BLOCK_FRAMES):
         block = estimator.displace(
-            [(seen[0].flow_input, one.flow_input) for one in seen[first : first + BLOCK_FRAMES]]
+            [
+                (frames[0].flow_input, frame.flow_input)
+                for frame in frames[first : first + BLOCK_FRAMES]
+            ]
         )
         sums.add(block)
         forward |= {
-            i: block[i - first] + 0 for i in wanted if first <= i < first + BLOCK_FRAMES
+            i: block[i - first] + 0 for i in stored if first <= i < first + BLOCK_FRAMES
         }  # a copy: the block is dropped
-    backward = estimator.displace([(seen[i].flow_input, seen[0].flow_input) for i in checks])
+    backward = estimator.displace([(frames[i].flow_input, frames[0].flow_input) for i in checks])
     return PendingMotion(sums, forward, dict(zip(checks, backward, strict=True)))
 
 
 def _running_sums(
-    seen: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator
+    frames: Sequence[PreparedFrame], config: BuildConfig, estimator: FlowEstimator
 ) -> RunningSpectrum:
-    """Empty sums for a window of these frames, where the estimator's results are."""
-    times = np.array([one.time for one in seen]) - seen[0].time
+    """Makes empty sums for a window, on the device of the estimator if it has one."""
+    times = np.array([frame.time for frame in frames]) - frames[0].time
     shape: dict[str, Any] = dict(
         time=config.plan.frames,
         fps=config.plan.fps,
@@ -112,8 +117,8 @@ def _running_sums(
 
 
 def choose_pair_frames(key: str, frames: int, pairs: int) -> list[int]:
-    """Indices of `pairs` later frames, in order, drawn at random from a seed that is the key's;
-    repeated if too few.
+    """Draws the indices of `pairs` later frames, in order, with a seed from the key. Indices repeat
+    if there are too few frames.
     """
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
     drawn = np.random.default_rng(seed).choice(
@@ -123,78 +128,77 @@ def choose_pair_frames(key: str, frames: int, pairs: int) -> list[int]:
 
 
 def backward_frame_indices(frames: int, checks: int) -> list[int]:
-    """Indices of the frames on which backward flow is computed: evenly spread, the last one
-    included.
-    """
+    """Indices of the frames on which backward flow is computed: spread evenly, with the last."""
     return sorted({round(i) for i in np.linspace(0, frames - 1, checks + 1)[1:]})
 
 
-def measure_window(seen: Sequence[PreparedFrame], moved: _WindowMotion) -> FilterMeasures:
-    """All measures of a window, rounded as they are recorded."""
-    times = np.array([one.time for one in seen])
+def measure_window(frames: Sequence[PreparedFrame], motion: _WindowMotion) -> FilterMeasures:
+    """Computes all measures of a window, rounded as they are recorded."""
+    times = np.array([frame.time for frame in frames])
     values = filters.measure_frames(
-        [one.stats for one in seen], [one.delta for one in seen[1:] if one.delta], times
+        [frame.stats for frame in frames],
+        [frame.delta for frame in frames[1:] if frame.delta],
+        times,
     )
-    values |= filters.measure_motion(moved.sums.weight(), moved.coarse_motion)
-    values["inconsistent_share"] = filters.inconsistent_share(moved.disagreements)
+    values |= filters.measure_motion(motion.sums.weight(), motion.coarse_motion)
+    values["inconsistent_share"] = filters.inconsistent_share(motion.disagreements)
     return FilterMeasures(**{name: _round_measure(value) for name, value in values.items()})
 
 
 def _round_measure(value: float) -> float:
-    """The number as it is recorded."""
+    """Rounds a number to the digits that are recorded."""
     return float(f"{value:.{_MEASURE_DIGITS}g}")
 
 
 def make_sample(
     row: PlanRow,
-    seen: Sequence[PreparedFrame],
-    moved: _WindowMotion,
+    frames: Sequence[PreparedFrame],
+    motion: _WindowMotion,
     measures: FilterMeasures,
     config: BuildConfig,
-    **described: Any,
+    **provenance: Any,
 ) -> Sample:
-    """Raises Quarantined (overflow) where a coefficient does not fit into float16."""
-    targets = choose_pair_frames(row.window().key, len(seen), config.pairs)
-    certain, channels, weight = (
-        confidence(seen[0].stats.gray, moved.disagreements),
-        moved.sums.channels(),
-        moved.sums.weight(),
-    )
+    """Makes the sample of a kept window; `provenance` goes into its metadata.
+
+    Raises Quarantined (overflow) if a coefficient does not fit into float16.
+    """
+    targets = choose_pair_frames(row.window().key, len(frames), config.pairs)
+    confidence_map = confidence(frames[0].stats.gray, motion.disagreements)
+    channels, weight = motion.sums.channels(), motion.sums.weight()
     if config.damp:
-        channels, weight = damp(channels, certain), damp(weight, certain)
+        channels, weight = damp(channels, confidence_map), damp(weight, confidence_map)
     return Sample(
         key=row.window().key,
-        image=seen[0].image,
+        image=frames[0].image,
         spectrum=_to_float16(channels),
         weight=_to_float16(weight),
-        confidence=certain,
-        pair_time=np.array([seen[i].time - seen[0].time for i in targets], np.float32),
-        pair_flow=_to_float16(np.stack([moved.forward[i] for i in targets])),
-        pair_image=np.stack([seen[i].image for i in targets]),
-        meta=_sample_meta(row, measures, config, **described),
+        confidence=confidence_map,
+        pair_time=np.array([frames[i].time - frames[0].time for i in targets], np.float32),
+        pair_flow=_to_float16(np.stack([motion.forward[i] for i in targets])),
+        pair_image=np.stack([frames[i].image for i in targets]),
+        meta=_sample_meta(row, measures, config, **provenance),
     )
 
 
 def _to_float16(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*shape"]:
-    """float16, or Quarantined (overflow)."""
+    """Converts to float16. Raises Quarantined (overflow) if a value is out of its range."""
     largest = max(float(array.max()), -float(array.min()))
     if largest > _HALF_MAX:
         raise Quarantined(
             Stage.SPECTRUM, Reason.OVERFLOW, f"a value of {largest:g} passes float16's range"
         )
-    rows = cv2.add(
-        array.reshape(-1, array.shape[-1]), 0.0, dtype=cv2.CV_16F
-    )  # numpy's astype takes ten times as long  # pyright: ignore
+    # cv2, since numpy's astype takes ten times as long
+    rows = cv2.add(array.reshape(-1, array.shape[-1]), 0.0, dtype=cv2.CV_16F)  # pyright: ignore
     return rows.reshape(array.shape)
 
 
 def _sample_meta(
-    row: PlanRow, measures: FilterMeasures, config: BuildConfig, **described: Any
+    row: PlanRow, measures: FilterMeasures, config: BuildConfig, **provenance: Any
 ) -> dict[str, Any]:
-    """What KEY.json says of a sample; `described` says what decoded it and what measured its flow.
+    """Returns the content of KEY.json; `provenance` names the decoder and the flow estimator.
 
-    Nothing is null: a reader that takes the kinds of columns from the first samples would take it
-    for a kind of its own.
+    Nothing is null: a reader that infers the types of columns from the first samples would take
+    null for a type of its own.
     """
     return dict(
         format=FORMAT_VERSION,
@@ -211,14 +215,15 @@ def _sample_meta(
         size=list(config.size),
         damped=config.damp,
         measures=asdict(measures),
-        **described,
+        **provenance,
     )
 
 
 def make_kept_row(key: str, measures: FilterMeasures, motion: _WindowMotion) -> RecordRow:
-    """The record's row of a window that every filter keeps, with all that was measured on it."""
+    """Makes the row of a kept window for the record of its shard, with all that was measured."""
     power_x, power_y = (
-        [_round_measure(p) for p in row] for row in spectrum.power_spectrum(motion.coarse_motion)
+        [_round_measure(power) for power in powers]
+        for powers in spectrum.power_spectrum(motion.coarse_motion)
     )
     energy_x, energy_y = (_round_measure(e) for e in motion.sums.total_energy())
     return RecordRow(

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float32, Inexact, UInt8
 
 from pipeline.motion.spectrum import modulus
+from schemas.arrays import Flow
 
-Flow = Float32[np.ndarray, "2 height width"]
 _Disagreements = Float32[np.ndarray, "checks height width"]
 _Planes = Inexact[np.ndarray, "*planes height width"]
 

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Complex, Float32, UInt8
 
 from pipeline.flow.consistency import disagreement, pixel_grid, tolerance
 from pipeline.motion.spectrum import modulus
+from schemas.arrays import Flow
 
-Flow = Float32[np.ndarray, "2 height width"]
 _Mask = Bool[np.ndarray, "height width"]
 _Plane = Float32[np.ndarray, "height width"]
 

@@ -29,12 +29,12 @@ from pipeline.synthetic.render import (
     trusted_mask,
 )
 from pipeline.synthetic.scenes import SCENES
+from schemas.arrays import Flow
 
 FPS = 30.0
 FREQUENCIES = 16
 
 Picture = UInt8[np.ndarray, "height width 3"]
-Flow = Float32[np.ndarray, "2 height width"]
 _Mask = Bool[np.ndarray, "height width"]
 _Estimators = Mapping[str, FlowEstimator]
 

@@ -3,7 +3,6 @@
 This works while a run is writing to the folder.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.atomic_files import file_sha256
 from pipeline.dataset.finalize import (
     DERIVED_FILES,
     SummaryCounter,
@@ -149,7 +149,7 @@ def _find_stale_files(
         ),
         "summary.json": lambda: json.loads(dataset.summary.read_bytes()) == summary,
         "histogram.safetensors": lambda: (
-            _sha256_of_file(dataset.merged_histogram)
+            file_sha256(dataset.merged_histogram)
             == json.loads(dataset.index.read_bytes())["histogram"]
         ),
         "statistics.json": lambda: _statistics_match(dataset),
@@ -186,7 +186,3 @@ def _statistics_match(dataset: Dataset) -> bool:
     statistics = decode_statistics(dataset.statistics.read_bytes())
     check_matches_shards(statistics, [DatasetView(dataset)])
     return True
-
-
-def _sha256_of_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

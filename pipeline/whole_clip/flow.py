@@ -7,13 +7,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64
 
 from pipeline.extract.window import to_array
 from pipeline.flow.estimator import FlowEstimator
 from pipeline.motion.spectrum import BLOCK_FRAMES, interpolation_matrix
-
-Frames = UInt8[np.ndarray, "time height width 3"]
+from schemas.arrays import Frames
 
 
 def resample_flow(

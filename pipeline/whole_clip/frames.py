@@ -18,6 +18,7 @@ from pipeline.extract.list_clips import VIDEO_SUFFIXES
 from pipeline.extract.plan import clip_from_row, hash_file, window_span
 from pipeline.preview.reconstruct import WindowSettings
 from pipeline.whole_clip.first_window import display_size
+from schemas.arrays import Frames
 from schemas.clip import VideoInfo
 from schemas.outcome import Quarantined
 from schemas.records import PlanRow
@@ -27,8 +28,6 @@ CROP_DESCRIPTION = (
     " (by area averaging; bilinear where enlarged), the middle of it"
 )
 """How every frame is cropped, in the words of the protocols of metrics."""
-
-Frames = UInt8[np.ndarray, "time height width 3"]
 
 
 class ClipFrames(NamedTuple):

@@ -4,8 +4,8 @@ instant.
 The second is forked from a process that has everything loaded and runs no thread.
 """
 
-import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,13 +20,8 @@ import pytest
 
 from jobs.cli.errors import error_boundary
 from jobs.cli.progress import RunProgress
-from jobs.extract_flow import (
-    collect_readable,
-    library_versions,
-    parse_job,
-    plan_in_worker,
-    reject_relative_paths,
-)
+from jobs.cli.workers import collect_readable, plan_in_worker
+from jobs.extract_flow import parse_job, reject_relative_paths
 from pipeline.dataset.commit import AlreadyCommitted
 from pipeline.dataset.crashpoint import CRASHPOINT_VARIABLE
 from pipeline.dataset.finalize import finalize
@@ -42,6 +37,7 @@ from pipeline.extract.list_clips import list_clips
 from pipeline.extract.plan import keep_earlier_decisions, plan_rows, retry_clip
 from pipeline.extract.retry import begin_round, find_retryable, unbuilt_shards
 from pipeline.extract.timing import ShardTiming
+from pipeline.extract.versions import library_versions
 from schemas.outcome import Outcome
 from schemas.records import PlanRow
 from tests.faults.reference import ROOT, SINGLE_THREAD_ENV, extract, extract_command
@@ -177,7 +173,7 @@ def wait_until_stopped(process: BaseProcess) -> None:
 def read_built_shards(output: Path) -> list[str]:
     """The shards that a run says it has committed."""
     lines = output.read_text().splitlines() if output.exists() else []
-    return [json.loads(line)["shard"] for line in lines if line.startswith("{")]
+    return [match[1] for line in lines if (match := re.match(r"shard (\S+): \d+ kept", line))]
 
 
 def kill_without_ray(clips: Path, out: Path, armed: str) -> int:

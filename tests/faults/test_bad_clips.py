@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli.errors import ExitCode
-from jobs.extract_flow import library_versions, parse_job, plan_in_worker
+from jobs.cli.workers import plan_in_worker
+from jobs.extract_flow import parse_job
 from pipeline.dataset.crashpoint import CRASHPOINT_VARIABLE, SIGNAL_VARIABLE
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
@@ -20,6 +21,7 @@ from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import to_contract
 from pipeline.extract.list_clips import list_clips
 from pipeline.extract.plan import plan_rows
+from pipeline.extract.versions import library_versions
 from schemas.outcome import Reason
 from tests.faults.reference import (
     CLIP_COUNT,

@@ -22,14 +22,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def quiver(*arguments: object, **env: str) -> tuple[int, dict[str, Finding], str]:
-    """Exit code, what was found, and all that was said on standard error, of the real command."""
+    """Returns exit code, findings and standard error of the real command."""
     command = [sys.executable, "-m", "jobs.cli.main", "doctor", "--json", *map(str, arguments)]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=240
     )
     said = json.loads(done.stdout)
     assert said["exit"] == done.returncode
-    return done.returncode, {one.pop("what"): Finding(**one) for one in said["checks"]}, done.stderr
+    return (
+        done.returncode,
+        {check.pop("what"): Finding(**check) for check in said["checks"]},
+        done.stderr,
+    )
 
 
 @pytest.mark.slow
@@ -108,7 +112,7 @@ def test_a_package_is_broken_in_its_own_way(error):
 
 
 def lines_of(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """The real command, which finds the modules of a folder before all others."""
+    """Starts the real command, which finds the modules of a folder before all others."""
     command = [sys.executable, "-m", "jobs.cli.main", "doctor", *arguments]
     return subprocess.Popen(
         command,
@@ -132,7 +136,7 @@ def test_nobody_reads_on(tmp_path):
 
 @pytest.mark.thorough
 def test_it_is_interrupted(tmp_path):
-    """Where the tests run in a shell's background, SIGINT is ignored, by what they start too."""
+    """Tests in the background of a shell ignore SIGINT, and so does what they start."""
     heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
     (tmp_path / "av.py").write_text(
         f"import os, signal, time\n{heard}\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)"
@@ -340,7 +344,7 @@ def test_a_ray_that_is_open(monkeypatch):
 
 @pytest.mark.slow
 def test_what_holds_of_a_decoder_is_said():
-    """On a machine that has all, and on one that gives it no network of its own."""
+    """On a machine with every defense, and on one that gives it no network of its own."""
     command = [
         sys.executable,
         "-c",

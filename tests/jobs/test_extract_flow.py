@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli.errors import ExitCode
-from jobs.extract_flow import QuarantineCounter, list_hints, main, parse_job
+from jobs.cli.workers import QuarantineCounter
+from jobs.extract_flow import list_hints, main, parse_job
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.histogram import decode
 from pipeline.dataset.shards import read_sample
@@ -64,7 +65,7 @@ def extract(clips: Path, out: Path, *options: str, **env: str) -> subprocess.Com
 
 
 def contents(dataset: Path) -> dict[str, bytes]:
-    """Every file of a data set of which bytes are promised."""
+    """Returns every file of a dataset whose bytes are promised."""
     names = [
         *dataset.glob("shards/*"),
         *dataset.glob("records/*"),
@@ -223,8 +224,8 @@ def test_the_same_command_again_has_nothing_left_to_do(clips, reference):
     done = extract(clips, reference)
     assert done.returncode == 0 and " 0 left" in done.stdout
     assert (
-        "of an earlier run: of each the size, its first and its last sample were looked at, quiver verify reads all"
-        in done.stdout
+        "of an earlier run: of each the size, its first and its last sample were looked at, "
+        "quiver verify reads all" in done.stdout
     )
     assert contents(reference) == before
 
@@ -232,7 +233,7 @@ def test_the_same_command_again_has_nothing_left_to_do(clips, reference):
 @pytest.mark.thorough
 @pytest.mark.parametrize("harm", ["zero a tail", "swap"])
 def test_a_committed_tar_that_is_seen_to_be_damaged_is_named(clips, reference, tmp_path, harm):
-    """By the run that would else take it for done; a single bit is left to verify, which is said."""
+    """The run that would otherwise take it for done names it; single bits are left to verify."""
     out = shutil.copytree(reference, tmp_path / "dataset")
     one, other = sorted(path for path in (out / "shards").iterdir())[:2]
     data = one.read_bytes()
@@ -403,7 +404,8 @@ def test_a_run_of_which_most_is_quarantined_stops_and_goes_on(tmp_path):
     done = extract(table, out, *windows)
     assert done.returncode == ExitCode.QUARANTINE and done.stderr.count("\n") == 1, done.stderr
     said = re.fullmatch(
-        r"quiver: (\d+) of the (\d+) windows that .* over --quarantine-limit 0.5, most often decode_error \((\d+), as: .*",
+        r"quiver: (\d+) of the (\d+) windows that .* over --quarantine-limit 0.5, "
+        r"most often decode_error \((\d+), as: .*",
         done.stderr.strip(),
     )
     assert said and 20 <= int(said[2]) < 2 * int(said[1]) and said[1] == said[3], done.stderr
@@ -442,8 +444,8 @@ def decided(clip: int, outcome: Outcome = Outcome.QUARANTINED) -> WindowOutcome:
 )
 def test_a_quarantine_that_is_no_broken_machine(limit, came):
     quarantine = QuarantineCounter(limit)
-    for one in came:
-        quarantine.add(one)
+    for window in came:
+        quarantine.add(window)
 
 
 def test_a_quarantine_ends_the_run_when_it_is_over_its_limit(capsys):

@@ -203,7 +203,7 @@ def test_a_rejected_window_is_answered_with_its_reason(dataset, rows, tmp_path, 
     [
         ("a.mov", (), "a.mov, expected a name that ends in .mp4, .webm, .gif, .webp, .png"),
         ("a", (), "/a, expected a name that ends in .mp4"),
-        ("nowhere/a.mp4", (), "expected a file in a folder that is there"),
+        ("nowhere/a.mp4", (), "expected a file in a folder that exists"),
         ("a.mp4", ("--magnify", "0"), "--magnify is 0, expected more than 0"),
         ("a.mp4", ("--magnify", "nan"), "--magnify is nan"),
     ],

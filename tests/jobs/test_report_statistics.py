@@ -1,4 +1,4 @@
-"""The real command on small data sets: what it writes, what it refuses; and scales of real videos
+"""The real command on small datasets: what it writes, what it refuses; and scales of real videos
 whose motion is known.
 """
 
@@ -97,11 +97,11 @@ def test_several_data_sets_are_merged(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "no data set is named"),
+        ((), "no dataset is named"),
         (("nowhere",), "nowhere holds no dataset: there is no run.json"),
-        (("DATASET", "DATASET"), "want --out FILE"),
-        (("DATASET", "--exact"), "want --out FILE"),
-        (("DATASET", "--quantile", "0.9"), "want --out FILE"),
+        (("DATASET", "DATASET"), "require --out FILE"),
+        (("DATASET", "--exact"), "require --out FILE"),
+        (("DATASET", "--quantile", "0.9"), "require --out FILE"),
         (
             ("DATASET", "--quantile", "95", "--out", "s.json"),
             "quantile is 95, expected a number between 0 and 1",
@@ -109,14 +109,14 @@ def test_several_data_sets_are_merged(dataset, tmp_path):
         (("DATASET", "DATASET", "--out", "s.json"), "there twice"),
         (("DATASET:strict",), "has no view 'strict'"),
         (("DATASET", "--workers", "0"), "--workers is 0, expected at least 1"),
-        (("DATASET", "--out", "."), "--out is '.', expected a file in a folder that is there"),
+        (("DATASET", "--out", "."), "--out is '.', expected a file in a folder that exists"),
         (
             ("DATASET", "--report", "nowhere/a.html"),
             "--report is 'nowhere/a.html', expected a file in a folder",
         ),
         (
             ("DATASET", "--out", "DATASET/run.json"),
-            "which is a data set's own file, expected another name",
+            "which is a dataset's own file, expected another name",
         ),
     ],
 )
@@ -132,7 +132,8 @@ def test_a_wrong_request_is_one_sentence(dataset, tmp_path, arguments, words):
 
 @pytest.mark.slow
 def test_a_reader_that_has_heard_enough_is_no_failure_of_ours(dataset, tmp_path):
-    command = f"{sys.executable} -m jobs.report_statistics {dataset.root} --out {tmp_path / 's.json'}; echo $? >&2"
+    out = tmp_path / "s.json"
+    command = f"{sys.executable} -m jobs.report_statistics {dataset.root} --out {out}; echo $? >&2"
     done = subprocess.run(
         ["bash", "-c", f"({command}) | true"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )

@@ -1,4 +1,4 @@
-"""P18: a training that is killed goes on exactly: with the next samples, and to the same weights."""
+"""P18: a training that is killed resumes exactly: with the next samples, to the same weights."""
 
 import json
 import os

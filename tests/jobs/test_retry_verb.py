@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli.errors import ExitCode
-from jobs.extract_flow import collect_readable
+from jobs.cli.workers import collect_readable
 from pipeline.extract.config import PlanConfig
 from pipeline.extract.plan import PlannedClip, failed_clip
 from schemas.clip import Clip
@@ -46,7 +46,7 @@ CLIPS = 12
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    """A table, whose last clip is not there."""
+    """A table whose last clip is missing."""
     folder = tmp_path_factory.mktemp("clips")
     for i in range(CLIPS):
         videos.write_swaying(folder / f"{i:02d}.mp4", seconds=0.8, size=(96, 72), seed=i)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jobs.extract_flow import library_versions
 from pipeline.atomic_files import TEMPORARY_NAME
 from pipeline.dataset.finalize import DERIVED_FILES, finalize
 from pipeline.dataset.folder import Dataset
@@ -21,6 +20,7 @@ from pipeline.dataset.shards import ShardWriter, read_sample
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
 from pipeline.extract.plan import plan_clip, plan_rows
+from pipeline.extract.versions import library_versions
 from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
 from schemas.clip import Clip

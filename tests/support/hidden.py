@@ -1,4 +1,4 @@
-"""Packages that are as if they were not installed: a sitecustomize for a process of its own."""
+"""Runs processes in which packages cannot be imported, as if they were not installed."""
 
 import json
 import os
@@ -33,7 +33,7 @@ MODULE_NAMES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
 
 
 def modules_by_extra() -> dict[str, set[str]]:
-    """The modules of each extra of pyproject.toml, but what every verb needs."""
+    """Returns the modules of each extra of pyproject.toml, without what every verb needs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     def modules(lines: list[str]) -> set[str]:
@@ -41,15 +41,15 @@ def modules_by_extra() -> dict[str, set[str]]:
         return {MODULE_NAMES.get(name, name).replace("-", "_") for name in names}
 
     always = modules(project["dependencies"])
-    found = {
+    extras = {
         extra: modules(lines) - always for extra, lines in project["optional-dependencies"].items()
     }
-    del found["dev"]
-    return found
+    del extras["dev"]
+    return extras
 
 
 def make_environment(folder: Path, modules: set[str]) -> dict[str, str]:
-    """Of a process in which these modules cannot be imported."""
+    """Returns the environment of a process in which these modules cannot be imported."""
     (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
     path = os.pathsep.join([str(folder), str(ROOT)])
     return os.environ | {"PYTHONPATH": path, "HIDDEN": ",".join(sorted(modules)), "COLUMNS": "100"}
@@ -58,7 +58,7 @@ def make_environment(folder: Path, modules: set[str]) -> dict[str, str]:
 def run_without(
     command: list[str], folder: Path, modules: set[str], **options
 ) -> subprocess.CompletedProcess:
-    """A process in which these modules cannot be imported."""
+    """Runs a process in which these modules cannot be imported."""
     return subprocess.run(
         [sys.executable, *command],
         env=make_environment(folder, modules),
@@ -108,11 +108,12 @@ for command in commands:
 def run_commands_without(
     commands: list[list[str]], folder: Path, modules: set[str]
 ) -> list[tuple[int, str, str]]:
-    """Exit code, output and errors of each command, `quiver VERB ...`, in a process of its own.
+    """Runs each command, `quiver VERB ...`, in a process of its own; returns exit code, output and
+    errors.
 
-    They are forked from one that has imported what can be imported of all these verbs: a verb of
-    which something is missing fails again, and the others need not load torch anew.
+    They are forked from one that has imported what these verbs can import: a verb that lacks
+    something fails again, and the others need not load torch anew.
     """
-    found = run_without(["-c", FORK_SCRIPT, json.dumps(commands)], folder, modules)
-    assert found.returncode == 0, found.stderr
-    return [tuple(json.loads(line)) for line in found.stdout.splitlines()]
+    done = run_without(["-c", FORK_SCRIPT, json.dumps(commands)], folder, modules)
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]

@@ -1,5 +1,5 @@
-"""Nodes of Ray on this machine, which end with their block; each test has ports and a token of its
-own.
+"""Starts nodes of Ray on this machine, which end with their block; each test has its own ports and
+token.
 """
 
 import os
@@ -32,16 +32,16 @@ class ClusterHead(NamedTuple):
     gcs: str
     """HOST:PORT, for RAY_ADDRESS and for other nodes."""
     env: dict[str, str]
-    """With what authenticates."""
+    """The environment, with the token."""
 
 
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    for listener in sockets:
+        listener.bind(("127.0.0.1", 0))
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
     return ports
 
 
@@ -59,29 +59,29 @@ def start_head(cpus: int, authenticated: bool = True) -> Iterator[ClusterHead]:
     )
     gcs, dashboard, client = free_ports(3)
     ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-    found = ClusterHead(f"127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", env)
+    head = ClusterHead(f"127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", env)
     with run_node(
-        found, ["--head", "--dashboard-host=127.0.0.1", *ports], cpus, b'"is_head_node": true'
+        head, ["--head", "--dashboard-host=127.0.0.1", *ports], cpus, b'"is_head_node": true'
     ):
-        yield found
+        yield head
 
 
 @contextmanager
-def start_node(of: ClusterHead, cpus: int) -> Iterator[int]:
-    """One more, which has joined when the block begins: the process of which all others of it
-    descend.
+def start_node(head: ClusterHead, cpus: int) -> Iterator[int]:
+    """Adds a node that has joined when the block begins; yields the process from which all others
+    of the node descend.
     """
     name = secrets.token_hex(8)
     with run_node(
-        of, [f"--address={of.gcs}", f"--node-name={name}"], cpus, name.encode()
+        head, [f"--address={head.gcs}", f"--node-name={name}"], cpus, name.encode()
     ) as process:
         yield process
 
 
 @contextmanager
-def run_node(of: ClusterHead, options: list[str], cpus: int, listed: bytes) -> Iterator[int]:
-    """A node that stands with these words in the cluster's list. Ray gives one up whose agents take
-    more than 15 s to begin, as where the machine has much else to do: another is started then.
+def run_node(head: ClusterHead, options: list[str], cpus: int, listed: bytes) -> Iterator[int]:
+    """Runs a node that the cluster lists with the words `listed`. On a busy machine Ray gives up a
+    node whose agents take more than 15 s to start: then another is started.
     """
     ports = [
         f"--{name}={port}"
@@ -98,15 +98,15 @@ def run_node(of: ClusterHead, options: list[str], cpus: int, listed: bytes) -> I
     ]
     deadline = time.monotonic() + 300
     process = subprocess.Popen(
-        command, env=of.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        command, env=head.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
     try:
-        while not is_node_listed(of, listed):
+        while not is_node_listed(head, listed):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no node within 300 s by {command}")
             if process.poll() is not None:
                 process = subprocess.Popen(
-                    command, env=of.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+                    command, env=head.env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
                 )
             time.sleep(0.5)
         yield process.pid
@@ -115,10 +115,10 @@ def run_node(of: ClusterHead, options: list[str], cpus: int, listed: bytes) -> I
         process.wait(timeout=60)
 
 
-def is_node_listed(of: ClusterHead, words: bytes) -> bool:
+def is_node_listed(head: ClusterHead, words: bytes) -> bool:
     request = urllib.request.Request(
-        f"http://{of.dashboard}/api/v0/nodes",
-        headers={"Authorization": f"Bearer {of.env.get('RAY_AUTH_TOKEN', '')}"},
+        f"http://{head.dashboard}/api/v0/nodes",
+        headers={"Authorization": f"Bearer {head.env.get('RAY_AUTH_TOKEN', '')}"},
     )
     try:
         return words in urllib.request.urlopen(request, timeout=5).read()

@@ -189,12 +189,12 @@ def test_motion_of_another_aspect_moves_the_middle_of_the_photograph(folder, tmp
         (
             "photo.png/film.mp4",
             ExitCode.USAGE,
-            "--out is 'photo.png/film.mp4', expected a file in a folder that is there",
+            "--out is 'photo.png/film.mp4', expected a file in a folder that exists",
         ),
         (
             "photo.png/film",
             ExitCode.USAGE,
-            "--out is 'photo.png/film', expected a file in a folder that is there",
+            "--out is 'photo.png/film', expected a file in a folder that exists",
         ),
     ],
 )

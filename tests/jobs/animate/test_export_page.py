@@ -150,7 +150,7 @@ def test_a_photograph_becomes_an_upright_page_of_one_file(files, tmp_path):
             "photo.jpg",
             "motion.safetensors",
             "nowhere/page.html",
-            "expected a file in a folder that is there",
+            "expected a file in a folder that exists",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""A mistake on the command line is one sentence, whatever the verb, the terminal, and the words."""
+"""A mistake on the command line is one sentence, whatever the verb, terminal and words."""
 
 import os
 import re
@@ -18,14 +18,14 @@ SMOKE = ["train-renderer", "smoke", "--data", "data", "--out", "out"]
 FIRST = {
     "sample": ["photo.png"],
     "preview": ["data", "key"],
-    "study": ["a", "b"],
+    "user-study": ["a", "b"],
     "ablate": ["smoke"],
 } | {verb: ["data"] for verb in ("status", "verify", "repair", "retry", "finalize", "refilter")}
-"""What stands before the options."""
+"""Arguments that come before the options."""
 
 
 def refused(monkeypatch, capsys, *words: str) -> str:
-    """What is wrong with the words after `quiver`, in the sentence that says so."""
+    """Returns the sentence that says what is wrong with the words after `quiver`."""
     monkeypatch.setattr(sys, "argv", ["quiver", *words])
     with pytest.raises(SystemExit) as stopped:
         quiver()
@@ -35,7 +35,7 @@ def refused(monkeypatch, capsys, *words: str) -> str:
 
 
 def sentence(said: str, verb: str) -> str:
-    """Without what stands around each one."""
+    """Returns the message without what surrounds every message."""
     before, after = f"quiver {verb}: ", f"; quiver {verb} --help says more\n"
     assert said.startswith(before) and said.endswith(after) and said.count("\n") == 1, said
     return said.removeprefix(before).removesuffix(after)
@@ -125,7 +125,7 @@ def test_it_says_what_is_wrong_and_what_was_expected(monkeypatch, capsys, words,
 
 
 def test_a_long_name_is_not_broken(monkeypatch, capsys):
-    """At the width of a terminal, where there are no blanks in it."""
+    """No line is broken at the width of the terminal, if there are no blanks in it."""
     name = "/".join(["folder"] * 40) + "/a.mp4"
     assert (
         refused(monkeypatch, capsys, *SAMPLE[:-1], name)
@@ -170,7 +170,7 @@ PRESETS = {
 
 
 def helped(monkeypatch, capsys, verb: str) -> str:
-    """What --help says, on a terminal that breaks no line."""
+    """Returns the output of --help, on a terminal that breaks no line."""
     monkeypatch.setenv("COLUMNS", "1000")
     monkeypatch.setattr(sys, "argv", ["quiver", verb, "--help"])
     with pytest.raises(SystemExit) as stopped:
@@ -186,7 +186,7 @@ def test_each_verb_has_help(monkeypatch, capsys, verb):
 
 @pytest.mark.parametrize("verb", PRESETS)
 def test_the_help_of_a_training_explains_presets(monkeypatch, capsys, verb):
-    """What one is, and of each the hardware and the time, after a command to copy."""
+    """Help explains presets, with hardware and time of each, after a command to copy."""
     shown = helped(monkeypatch, capsys, verb)
     assert (
         shown.index(f"quiver {verb} smoke --data DATASET")
@@ -201,7 +201,7 @@ def test_the_help_of_a_training_explains_presets(monkeypatch, capsys, verb):
 
 @pytest.mark.parametrize("verb", [*PRESETS, "sample", "animate"])
 def test_the_commands_that_help_shows_can_be_given(monkeypatch, capsys, tmp_path, verb):
-    """They fail for want of their files, and of nothing else."""
+    """They fail only because their files are missing."""
     commands = [
         line.split()
         for line in helped(monkeypatch, capsys, verb).splitlines()
@@ -222,7 +222,7 @@ def test_the_commands_that_help_shows_can_be_given(monkeypatch, capsys, tmp_path
 @pytest.mark.thorough
 @pytest.mark.parametrize("verb", ["animate", "extract-flow", "report-statistics"])
 def test_help_names_what_an_option_takes(verb):
-    """Not that None is a word for its absence."""
+    """Help shows the kind of value, and not that None stands for its absence."""
     done = subprocess.run(
         [sys.executable, "-m", "jobs.cli.main", verb, "--help"],
         cwd=ROOT,

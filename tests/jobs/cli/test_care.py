@@ -1,4 +1,4 @@
-"""The real commands that take care of a data set: status, verify, repair, finalize."""
+"""The real commands that take care of a dataset: status, verify, repair, finalize."""
 
 import fcntl
 import json
@@ -39,7 +39,7 @@ def root(sound, tmp_path) -> Path:
 
 
 def called(job, capsys, *arguments: object) -> tuple[int, str, str]:
-    """Exit code, output and error output of a job in this process."""
+    """Returns exit code, standard output and standard error of a job in this process."""
     code = 0
     try:
         job.main([str(argument) for argument in arguments])
@@ -307,7 +307,7 @@ def test_repair_brings_back_the_bytes_by_the_real_command(root, sound, workers):
 
 @contextmanager
 def taken_over(old: Dataset) -> Iterator[None]:
-    """By a run that goes on in the place of this one, which was paused."""
+    """Another run takes over from this one, which was paused."""
     os.utime(old.run_lock.token_path(old.run_lock.newest_token()), (0, 0))
     with Dataset(old.root).lock(STALE_AFTER_S):
         yield
@@ -364,7 +364,7 @@ def test_what_derives_files_and_was_taken_over_writes_none(root, derive):
 
 @pytest.mark.promise("P14")
 def test_a_repair_that_was_taken_over_while_ray_began_puts_no_shard_aside(root):
-    """Another has built it meanwhile, soundly."""
+    """Another process has rebuilt it in the meantime, without damage."""
     sound = damage.read_promised_files(root)
     damage.flip_bit(damage.TARS[0], 0.5, 0, root)
     with (old := Dataset(root)).lock(), ExitStack() as later:
@@ -389,7 +389,7 @@ def test_repair_keeps_what_it_cannot_build_to_the_same_bytes(root, capsys):
     )  # what the shard is said to have been, and cannot become
     (root / "index.json").write_bytes(seal(index, indent=1))
     code, out, _ = called(repair, capsys, root)
-    assert code == 5 and "came out otherwise than it was" in out
+    assert code == 5 and "came out differently" in out
     assert (root / ".removed" / damage.TARS[0]).read_bytes() == tar
 
 

@@ -30,7 +30,7 @@ FIRST = {"ablate": ["smoke"]} | {verb: ["smoke"] for verb in VERBS if verb.start
 @pytest.mark.thorough
 @pytest.mark.parametrize("extra", [*EXTRAS, "all"])
 def test_every_verb_helps_or_names_the_extra_that_it_lacks(tmp_path, extra):
-    """In no other way: what a verb may need later it does not ask for before."""
+    """A verb fails in no other way, and does not ask for what it needs only later."""
     hidden = EVERY if extra == "all" else EXTRAS[extra]
     commands = [["quiver", verb, *FIRST.get(verb, []), "--help"] for verb in VERBS]
     lacking = set()
@@ -53,7 +53,7 @@ def test_every_verb_helps_or_names_the_extra_that_it_lacks(tmp_path, extra):
             lacking.add(command[1])
     assert "doctor" not in lacking
     assert lacking >= {
-        "extract": {"extract-flow", "animate", "verify", "study"},
+        "extract": {"extract-flow", "animate", "verify", "user-study"},
         "train": {"train-denoiser", "train-autoencoder"},
         "all": {"extract-flow", "animate", "train-renderer"},
     }.get(extra, set()), lacking

@@ -1,4 +1,4 @@
-"""Data sets that somebody wrote to do harm, or that were mixed up: a sentence and an exit code,
+"""Datasets that somebody wrote to do harm, or that were mixed up: a sentence and an exit code,
 never a traceback.
 """
 
@@ -60,7 +60,7 @@ def root(sound, tmp_path) -> Path:
 
 
 def code_of(name: str, root: Path, capsys) -> tuple[int, str]:
-    """Exit code and all output; any error but the end of the job goes on."""
+    """Returns exit code and all output; any other exception is not caught."""
     more = dict(
         refilter=["--name", "b", "--no-motion-px", "2.5"],
         view=["--out", f"{root}.json", "--report", f"{root}.html"],
@@ -79,7 +79,7 @@ def entry(path: Path, **changes: Any) -> None:
 
 
 def record(root: Path, **changes: Any) -> None:
-    """With a digest that agrees."""
+    """Writes a record with a digest that agrees."""
     write_record_json(Dataset(root), ONE, read_record_json(Dataset(root), ONE) | changes)
 
 
@@ -89,7 +89,7 @@ def row(root: Path, **changes: Any) -> None:
 
 
 def run(root: Path, versions: Any = None, plan: Any = None, **changes: Any) -> None:
-    """Another run.json, with records and indices that agree."""
+    """Writes another run.json, with records and indices that agree."""
     config = json.loads((root / "run.json").read_bytes())["config"]
     rewrite_sealed_file(
         root / "run.json",
@@ -179,7 +179,7 @@ def test_what_is_wrong_is_said_in_a_sentence(root, capsys, harm, name):
 
 @pytest.mark.slow
 def test_a_flipped_bit_in_the_manifest_is_named(root):
-    """Wherever it is: Parquet's own checksums leave out headers and footer."""
+    """A flipped bit is found anywhere: Parquet's own checksums leave out headers and footer."""
     path, said = root / "manifest.parquet", 0
     whole = path.read_bytes()
     places = range(0, 8 * len(whole), 8 * len(whole) // 600)

@@ -1,4 +1,4 @@
-"""P22: what others wrote into a data set, or named their files, does nothing in the report, in the
+"""P22: what others wrote into a dataset, or named their files, does nothing in the report, in the
 card, in a log or on a terminal.
 """
 
@@ -24,7 +24,10 @@ CODES = "\x1b[2J\x1b]0;title\x07\x1b]52;c;Y2FuYXJ5\x07\x9b31m\r\b\u202e\u2066\x7
 """Clears the screen, names the window, writes to the clipboard, colours, goes back, turns the text
 around.
 """
-MARKUP = "<script>window.hacked = 1</script><img src=x onerror=window.hacked=1>](javascript:x) {{ 7 * 7 }} \"' onload='x"
+MARKUP = (
+    "<script>window.hacked = 1</script><img src=x onerror=window.hacked=1>](javascript:x) "
+    "{{ 7 * 7 }} \"' onload='x"
+)
 TEXTS = {
     "markup": MARKUP,
     "terminal codes": CODES + MARKUP,
@@ -34,7 +37,7 @@ CONTROL = re.compile(r"[^\n\x20-\x7e\xa0-\u200d\u2010-\u2027\u202f-\u2065\u2070-
 
 
 def told(capfd, main, *arguments: object) -> str:
-    """All that a command says, and which code it ends with; anything else that it raises goes on."""
+    """Returns all output of a command and its exit code; any other exception is not caught."""
     try:
         main([str(argument) for argument in arguments])
     except SystemExit as stopped:
@@ -47,7 +50,7 @@ def told(capfd, main, *arguments: object) -> str:
 
 @pytest.fixture(scope="module", params=TEXTS)
 def hostile(request, tmp_path_factory) -> Path:
-    """A data set whose texts are that: of its clips, of its records, of its settings, and of a log."""
+    """A dataset with hostile texts in its clips, its records, its settings and a log."""
     text = TEXTS[request.param]
     root = tmp_path_factory.mktemp("hostile") / "a"
     clip = dict(clip_id=text, uri=f"/gone/{text}.mp4", licence=text, source=text)
@@ -122,7 +125,7 @@ def test_a_terminal(hostile, tmp_path, capfd):
 
 @pytest.mark.thorough
 def test_names_of_videos(tmp_path, capfd):
-    """As a run lists them, refuses them, and says which of them changed."""
+    """A run lists clips with such names, refuses them, and says which of them changed."""
     clips, out = tmp_path / "clips", tmp_path / "out"
     clips.mkdir()
     name = (CODES + MARKUP).replace("/", "")[:200]
@@ -138,7 +141,7 @@ def test_names_of_videos(tmp_path, capfd):
 
 
 def test_a_name_that_is_no_utf8(tmp_path):
-    """The real command, which could not print it."""
+    """The real command fails on none of them, even if it cannot print them."""
     path = bytes(tmp_path) + b"/\xff\x1b[2J.mp4"
     done = subprocess.run(
         [sys.executable, "-m", "jobs.status", path], cwd=ROOT, capture_output=True, timeout=120

@@ -25,7 +25,7 @@ BY_VIDEO = ["animate", "--motion-from", "clip.mp4", "--seconds", "1"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A photograph, a motion for it, and a clip."""
+    """A folder with a photograph, a motion for it, and a clip."""
     folder = tmp_path_factory.mktemp("streams")
     Image.fromarray(make_texture(128, 80)).save(folder / "photo.png")
     spectrum = np.random.default_rng(0).normal(size=(4, 4, 40, 64)).astype(np.float32)
@@ -38,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
 def quiver(
     folder: Path, *words: str, before=lambda: None, **streams
 ) -> subprocess.CompletedProcess:
-    """The verb as a process of its own, in which `before` was called."""
+    """Runs the verb in a process of its own, in which `before` was called first."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     options = (
         dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) | streams
@@ -94,7 +94,7 @@ def test_a_mistake_has_its_code_whatever_is_closed(folder, numbers):
 
 @pytest.mark.thorough
 def test_a_run_with_closed_streams_commits_the_same(folder, tmp_path):
-    """With Ray, its workers and their decoders."""
+    """Ray, its workers and their decoders keep the streams closed, too."""
     size = ["--size", "96x64", "--frames", "48", "--fps", "12", "--filters", "none"]
     shards = []
     for name, before in (("open", lambda: None), ("closed", closing(0, 1, 2))):
@@ -143,8 +143,8 @@ def test_a_working_folder_that_was_removed_is_a_sentence(folder, tmp_path):
         found = quiver(gone, *words, "--out", "a.mp4", before=remove)
         assert found.returncode == ExitCode.STORAGE
         assert (
-            found.stderr
-            == "quiver: the working folder was removed, or cannot be reached: go to another one\n"
+            found.stderr == "quiver: the working folder was removed, or cannot be reached: "
+            "change to another one\n"
         )
 
 
@@ -182,7 +182,7 @@ def test_clips_and_runs_under_a_limit_on_the_size_of_files_name_what_it_stopped(
     ids=["photograph", "page", "motion"],
 )
 def test_too_little_memory_is_a_sentence(folder, words):
-    """What is asked for is more than the limit, whatever the libraries take."""
+    """More memory is asked for than the limit, whatever the libraries take."""
     if not (folder / "large.png").exists():
         Image.new("L", (14_000, 10_000)).save(folder / "large.png")
         spectrum = np.zeros((40, 4, 1000, 1600), np.float32)
@@ -197,7 +197,7 @@ def test_too_little_memory_is_a_sentence(folder, words):
 
 @pytest.mark.thorough
 def test_every_librarys_words_for_too_little_memory_are_understood():
-    """Real errors of each library, all of which ask for more than any machine has."""
+    """Each library raises its real error when it asks for more than any machine has."""
     script = """
 import sys
 import numpy as np, torch, cv2, pyarrow as pa

@@ -48,7 +48,7 @@ def test_a_worker_that_fits_nowhere_is_a_sentence(resources, needs, words):
 
 
 def extract(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """The real command on one clip, which gives no window."""
+    """Runs the real command on one clip, which gives no window."""
     write_swaying(folder / "clips" / "a.mp4", seconds=1)
     command = [
         sys.executable,
@@ -74,11 +74,14 @@ def clips(tmp_path) -> Path:
 
 @pytest.mark.thorough
 def test_a_ray_that_never_starts_in_time_is_a_sentence(clips):
-    """Its own daemon ends at once; Ray waits half a minute for it, each time."""
+    """The daemon of Ray ends at once; Ray waits half a minute for it, each time."""
     done = extract(
         clips, LD_PRELOAD=str(build_preload_library("not_started.c", clips)), NOT_STARTED="raylet"
     )
-    words = r"quiver: Ray did not start in 3 tries \(.*\): the same command tries again, best when the machine has less to do\n"
+    words = (
+        r"quiver: Ray did not start in 3 attempts \(.*\): the same command tries again, "
+        r"best when the machine has less to do\n"
+    )
     assert done.returncode == ExitCode.FAILURE and re.fullmatch(words, done.stderr), done.stderr
 
 
@@ -112,23 +115,23 @@ with cluster.ray_session(1, cluster.Resources()):
 
 
 def descendants(process: int) -> set[int]:
-    """Processes that descend from one."""
+    """Returns the processes that descend from one."""
     tasks = Path(f"/proc/{process}/task").glob("*/children")
-    children = {int(one) for task in tasks for one in task.read_text().split()}
+    children = {int(child) for task in tasks for child in task.read_text().split()}
     return children.union(*map(descendants, children))
 
 
 def addresses(processes: set[int]) -> set[str]:
-    """Where they listen for connections."""
+    """Returns the addresses at which processes listen for connections."""
     links = [link for process in processes for link in Path(f"/proc/{process}/fd").glob("*")]
     sockets = {os.readlink(link) for link in links if os.path.lexists(link)}
-    found = set()
+    listening = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             _, local, _, state, *_, inode = line.split()[:10]
             if state == "0A" and f"socket:[{inode}]" in sockets:
-                found.add(local.partition(":")[0])
-    return found
+                listening.add(local.partition(":")[0])
+    return listening
 
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
@@ -138,8 +141,8 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 @pytest.mark.thorough
 @pytest.mark.promise("P23")
 def test_a_ray_of_our_own_is_of_this_machine_and_user_alone(tmp_path):
-    """Its ports, and the folder of its sockets and logs, which does not outlast it; by a TMPDIR too
-    deep for sockets.
+    """Nobody else reaches its ports or the folder of its sockets and logs, which it removes. The
+    path of TMPDIR is too long for sockets.
     """
     (deep := tmp_path / ("d" * 90)).mkdir()
     env = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"} | dict(
@@ -174,7 +177,7 @@ def test_a_port_that_another_has_is_a_sentence(clips):
 
 
 @pytest.mark.parametrize(
-    "named, place",
+    "variables, place",
     [
         (dict(), "/tmp"),
         (dict(TMPDIR="{short}"), "{short}"),
@@ -184,23 +187,23 @@ def test_a_port_that_another_has_is_a_sentence(clips):
         (dict(TMPDIR="{short}", RAY_TMPDIR="{deep}"), "{short}"),
     ],
 )
-def test_where_the_files_of_ray_go(tmp_path, monkeypatch, named, place):
+def test_where_the_files_of_ray_go(tmp_path, monkeypatch, variables, place):
     with tempfile.TemporaryDirectory(prefix="q-", dir="/tmp") as short:
         (deep := tmp_path / ("d" * 90)).mkdir()
         for name in ("TMPDIR", "RAY_TMPDIR"):
             monkeypatch.delenv(name, raising=False)
-        for name, value in named.items():
+        for name, value in variables.items():
             monkeypatch.setenv(name, value.format(short=short, deep=deep))
         assert cluster.find_temp_folder() == place.format(short=short)
-        found = doctor.check_local_ray()
-        assert (found.state == State.WARNING) == any(
-            "deep" in value or "proc" in value for value in list(named.values())[-1:]
-        ) and f"{place.format(short=short)}" in found.says
+        finding = doctor.check_local_ray()
+        assert (finding.state == State.WARNING) == any(
+            "deep" in value or "proc" in value for value in list(variables.values())[-1:]
+        ) and f"{place.format(short=short)}" in finding.says
 
 
 def test_a_machine_with_no_place_for_ray(tmp_path, monkeypatch):
-    """Where even /tmp is too long, or cannot be written."""
-    monkeypatch.setattr("jobs.cluster.MAX_TEMP_PATH_BYTES", 3)
+    """Even /tmp may be too long, or not writable."""
+    monkeypatch.setattr("jobs.cluster.session.MAX_TEMP_PATH_BYTES", 3)
     with pytest.raises(cluster.RayNotStarted, match="set RAY_TMPDIR"):
         cluster.find_temp_folder()
     assert doctor.check_local_ray().state == State.WRONG
@@ -208,7 +211,7 @@ def test_a_machine_with_no_place_for_ray(tmp_path, monkeypatch):
 
 @pytest.mark.thorough
 def test_a_token_that_was_read_before_is_forgotten():
-    """Ray keeps the first that a process reads: a Ray of our own then turned its own process away."""
+    """Ray keeps the first token that a process reads: a Ray of our own once rejected it."""
     code = (
         "from ray._raylet import AuthenticationTokenLoader as loader; from jobs import cluster\n"
         "assert loader.instance().get_raw_token() == '0' * 64\n"

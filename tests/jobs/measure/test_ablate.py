@@ -489,7 +489,7 @@ def test_another_ablation_in_the_same_folder_is_refused(asked, done, capsys):
     before = found(done)
     said = refused(capsys, 3, *asked, "--out", done, "--seed", 7)
     assert (
-        "the folder holds an ablation made otherwise" in said
+        "the folder holds an ablation made differently" in said
         and "seed: 0 -> 7" in said
         and "data:" not in said
     )

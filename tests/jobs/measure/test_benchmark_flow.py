@@ -1,4 +1,4 @@
-"""`quiver flow-card`: the real command on a small set, its page in a real browser, and a sentence
+"""`quiver benchmark-flow`: the real command on a small set, its page in a real browser, and a sentence
 for each mistake.
 """
 
@@ -238,7 +238,7 @@ def test_a_card_is_written_neither_over_a_file_nor_into_a_data_set(name, tmp_pat
         )
     assert stopped.value.code == ExitCode.USAGE
     assert (
-        f"--out is '{tmp_path / name}', expected a folder that is no data set"
+        f"--out is '{tmp_path / name}', expected a folder that holds no dataset"
         in capsys.readouterr().err
     )
     assert len(list(tmp_path.rglob("*"))) == 3

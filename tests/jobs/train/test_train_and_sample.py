@@ -500,7 +500,7 @@ def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
         (
             sample,
             [photo, "--checkpoint", folder / "prior", "--out", tmp_path / "no" / "x.safetensors"],
-            "expected a file in a folder that is there",
+            "expected a file in a folder that exists",
         ),
         (
             sample,
@@ -511,7 +511,7 @@ def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
                 "--out",
                 folder / "data" / "histogram.safetensors",
             ],
-            "a data set's own file",
+            "a dataset's own file",
         ),
     ]
     for job, arguments, words in cases:

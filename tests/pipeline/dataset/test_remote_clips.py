@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.extract_flow import build_in_worker
+from jobs.cli.workers import build_in_worker
 from jobs.repair import repair
 from jobs.verify import shard_mapper
 from pipeline.dataset import object_store
@@ -121,7 +121,7 @@ def test_repair_builds_a_shard_again(dataset, bucket, clip, tmp_path, capsys):
             verify(dataset, shard_mapper(1)),
             lambda: nullcontext(build),
             tmp_path / "staging",
-        ).right
+        ).is_sound
         assert (
             f"video {bucket.url}/{NAME} is not the one that was planned" in capsys.readouterr().out
         )
@@ -131,5 +131,5 @@ def test_repair_builds_a_shard_again(dataset, bucket, clip, tmp_path, capsys):
             verify(dataset, shard_mapper(1)),
             lambda: nullcontext(build),
             tmp_path / "staging",
-        ).right
+        ).is_sound
     assert tar.read_bytes() == sound and not list((tmp_path / "staging").iterdir())

@@ -88,7 +88,7 @@ def test_every_damage_is_named_and_repaired(sound, written, tmp_path, mutation):
     )  # of which the derived files differ too
     assert names(found) - set(damage.DERIVED_FILES if agreed else ()) == expected
     assert words in " ".join(map(str, found.faults))
-    assert repair(dataset, found, lambda: damage.in_process_builder(dataset)).right != agreed
+    assert repair(dataset, found, lambda: damage.in_process_builder(dataset)).is_sound != agreed
     assert damage.read_promised_files(root) == damage.read_promised_files(sound)
 
 
@@ -104,7 +104,7 @@ def test_a_damaged_plan_or_contract_is_named_and_nothing_is_touched(sound, tmp_p
     assert [(fault.path, fault.remedy) for fault in found.faults] == [
         (path, Remedy.NEW_FOLDER)
     ] and "--out" in found.faults[0].what
-    assert not repair(dataset, found, lambda: damage.in_process_builder(dataset)).right
+    assert not repair(dataset, found, lambda: damage.in_process_builder(dataset)).is_sound
     assert damage.read_promised_files(root) == before
 
 
@@ -125,7 +125,7 @@ def test_faults_of_many_files_are_all_named_and_all_repaired(sound, tmp_path):
         names(found) == expected
         and sum(fault.path == damage.TARS[0] for fault in found.faults) == 2
     )
-    assert repair(dataset, found, lambda: damage.in_process_builder(dataset)).right
+    assert repair(dataset, found, lambda: damage.in_process_builder(dataset)).is_sound
     assert damage.read_promised_files(root) == damage.read_promised_files(sound)
     assert (root / ".removed" / "shards" / "notes.txt").read_bytes() == b"someone's"
 
@@ -135,7 +135,7 @@ def test_what_repair_moves_aside_never_covers_what_is_there(sound, tmp_path):
     dataset = Dataset(root)
     for text in ("first", "second"):
         (root / "shards" / "notes.txt").write_text(text)
-        assert repair(dataset, verify(dataset), lambda: damage.in_process_builder(dataset)).right
+        assert repair(dataset, verify(dataset), lambda: damage.in_process_builder(dataset)).is_sound
     assert {path.read_text() for path in (root / ".removed" / "shards").iterdir()} == {
         "first",
         "second",
@@ -152,7 +152,7 @@ def test_a_shard_whose_video_is_gone_is_left_as_it_is(sound, tmp_path, capsys):
     try:
         assert not repair(
             dataset, verify(dataset), lambda: damage.in_process_builder(dataset)
-        ).right
+        ).is_sound
     finally:
         hidden.rename(video)
     assert f"shard {damage.SHARDS[0]} is left as it is: video {video}" in capsys.readouterr().out
@@ -165,8 +165,8 @@ def test_a_shard_that_comes_out_otherwise_is_said_to(sound, tmp_path, capsys):
     root = damage.copy_dataset(sound, tmp_path)
     damage.rewrite_record(damage.SHARDS[0], {"tar": {"sha256": "0" * 64, "bytes": 1}}, root)
     dataset = Dataset(root)
-    assert not repair(dataset, verify(dataset), lambda: damage.in_process_builder(dataset)).right
-    assert f"shard {damage.SHARDS[0]} came out otherwise than it was" in capsys.readouterr().out
+    assert not repair(dataset, verify(dataset), lambda: damage.in_process_builder(dataset)).is_sound
+    assert f"shard {damage.SHARDS[0]} came out differently" in capsys.readouterr().out
     assert damage.read_promised_files(root) == damage.read_promised_files(sound)
 
 
@@ -278,7 +278,7 @@ def test_an_edited_definition_of_a_view_is_what_is_named(viewed, tmp_path, harm,
     assert "quiver refilter" in found.faults[0].what
     with pytest.raises(ValueError, match=r"strict\.json"):
         DatasetView(dataset, "strict").thresholds()
-    assert repair(dataset, found, lambda: damage.in_process_builder(dataset)).right
+    assert repair(dataset, found, lambda: damage.in_process_builder(dataset)).is_sound
     assert f"quiver refilter {root} --name strict makes it again" in capsys.readouterr().out
     assert damage.read_promised_files(root) == before and verify(dataset).faults == []
     aside = (root / ".removed" / "views").iterdir()
@@ -312,7 +312,7 @@ def test_a_damaged_file_of_a_view_is_named_and_written_again(viewed, tmp_path, p
     found = verify(Dataset(root))
     faults = {fault.path: fault.remedy for fault in found.faults}
     assert faults == {f"views/strict.{part}": Remedy.FINALIZE, "views/notes.txt": Remedy.MOVE}
-    assert repair(Dataset(root), found, lambda: damage.in_process_builder(Dataset(root))).right
+    assert repair(Dataset(root), found, lambda: damage.in_process_builder(Dataset(root))).is_sound
     assert damage.read_promised_files(root) == damage.read_promised_files(viewed)
 
 
@@ -368,7 +368,7 @@ def test_a_later_quiver_repairs_to_the_same_bytes_and_its_record_names_it(
     damage.flip_bit(damage.TARS[0], 0.5, 1, root)
     monkeypatch.setattr("pipeline.dataset.commit.quiver_version", lambda: "9.9")
     dataset = Dataset(root)
-    assert repair(dataset, verify(dataset), lambda: damage.in_process_builder(dataset)).right
+    assert repair(dataset, verify(dataset), lambda: damage.in_process_builder(dataset)).is_sound
     after, before = damage.read_promised_files(root), damage.read_promised_files(sound)
     record = f"records/{damage.SHARDS[0]}.json"
     assert {name for name in before if after[name] != before[name]} == {record}

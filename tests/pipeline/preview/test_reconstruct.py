@@ -59,7 +59,7 @@ def dataset(tmp_path_factory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def shown(dataset) -> Reconstruction:
-    return reconstruct(DatasetView(dataset), dataset.planned_rows()[1]["key"])
+    return reconstruct(DatasetView(dataset), dataset.planned_rows()[1].window().key)
 
 
 @pytest.fixture

@@ -1,0 +1,7 @@
+"""Runs `python -m jobs.doctor`."""
+
+import sys
+
+from jobs.doctor.command import main
+
+main(sys.argv[1:])
