@@ -3,13 +3,13 @@ and another photograph's sample.
 
     python -m benchmarks.prior CHECKPOINT --data DATASET --split test
 
-Distances are of amplitudes, which know no phase (docs/maths.md, 12): of the truth to a scene's own
-sample, to no motion, to the mean amplitude of the training clips, and to the samples of the other
-scenes. A mean is nearer to anything than a single draw is, so the last line but one gives the
-distance to the mean amplitude of all seeds, which is to be compared with that of the training
+Distances are of amplitudes, which know no phase (docs/design/maths.md, 12): of the truth to a
+scene's own sample, to no motion, to the mean amplitude of the training clips, and to the samples of
+the other scenes. A mean is nearer to anything than a single draw is, so the last line but one gives
+the distance to the mean amplitude of all seeds, which is to be compared with that of the training
 clips. Correlations are of normalized coefficients, which know the phase: they tell something of
-samples that were memorized alone. Coherence and rest (13, 14) stand beside those of the
-truth. Only the first window of each clip is used. Prints a table.
+samples that were memorized alone. Coherence and rest (13, 14) stand beside those of the truth. Only
+the first window of each clip is used. Prints a table.
 """
 
 import argparse

@@ -49,8 +49,8 @@ class FrequencyStatistics:
 
     hz: float
     scale: float | tuple[float, float]
-    """s_f, pixels, by which the normalizer divides (docs/maths.md, 10); a pair (x, y) if components
-    are not pooled.
+    """s_f, pixels, by which the normalizer divides (docs/design/maths.md, 10); a pair (x, y) if
+    components are not pooled.
     """
     x: ComponentStatistics
     y: ComponentStatistics

@@ -56,7 +56,7 @@ def check_dashboard_secured(dashboard: str) -> None:
             raise InsecureCluster(
                 f"the dashboard of Ray at {dashboard} answers without a token, so that whoever "
                 "reaches it runs programs on the cluster: start it with RAY_AUTH_MODE=token "
-                "(docs/running.md)"
+                "(docs/guides/cluster.md)"
             )
 
 

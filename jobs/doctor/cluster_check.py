@@ -21,7 +21,7 @@ def check_ray() -> Finding:
             State.WRONG,
             str(error),
             "give the nodes and this shell the same token, with RAY_AUTH_MODE=token "
-            "(docs/running.md)",
+            "(docs/guides/cluster.md)",
         )
     except OSError as error:
         return Finding(

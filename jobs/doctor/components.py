@@ -69,7 +69,8 @@ def check_sandbox() -> Finding:
         State.WARNING,
         f"holds, but for {len(missing)} of {len(DEFENSES)}: it is not certain that "
         + "; ".join(missing),
-        "docs/security.md says what each needs; a container without a network makes up for most",
+        "docs/design/security.md says what each needs; "
+        "a container without a network makes up for most",
     )
 
 
