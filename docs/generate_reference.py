@@ -92,7 +92,9 @@ def describe(name: str, value: Any) -> Iterator[str]:
         yield f"### {name}\n"
         return
     yield f"### {name}\n\n```text\n{signature(name, value)}\n```\n"
-    yield f"{inspect.getdoc(value) or ''}\n"
+    text = inspect.getdoc(value) or ""
+    if not text.startswith(f"{name}("):  # which a dataclass without a docstring has
+        yield f"{text}\n"
     if not inspect.isclass(value):
         return
     for method, member in vars(value).items():

@@ -99,7 +99,7 @@ def test_a_view_has_its_own_samples(tmp_path):
 @pytest.mark.parametrize(
     ("name", "use", "sentence"),
     [
-        ("run.json", len, "holds no data set"),
+        ("run.json", len, "holds no dataset"),
         ("manifest.parquet", len, "is missing: quiver finalize"),
         ("statistics.json", DatasetView.normalizer, "is missing: quiver finalize"),
         ("shards/train-000000.tar", lambda dataset: dataset[0], "quiver verify"),
