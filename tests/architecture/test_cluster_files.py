@@ -36,7 +36,10 @@ def test_ray_takes_the_file(cluster):
     """With what its own launcher fills in; in a process of its own, since Ray reads how it is
     closed to the world when it is imported.
     """
-    code = "import json, sys; from ray.autoscaler._private.util import prepare_config, validate_config; validate_config(prepare_config(json.load(sys.stdin)))"
+    code = (
+        "import json, sys; from ray.autoscaler._private.util import prepare_config, "
+        "validate_config; validate_config(prepare_config(json.load(sys.stdin)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         input=json.dumps(cluster),
