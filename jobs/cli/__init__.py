@@ -1,4 +1,5 @@
-"""What the verbs share. This file imports nothing, so that `quiver doctor` runs without any package.
+"""What the verbs share. This file imports nothing, so that `quiver doctor` runs without any
+package.
 
 - main: the `quiver` command (READ FIRST)
 - args: command lines, and sentences for mistakes in them

@@ -33,7 +33,8 @@ _CURVE_STYLES = {
 }
 """What a clip's curves show of the ceiling, and how."""
 _CURVE_LEGEND = Markup(
-    '<span class="key still">First frame, still</span>, <span class="key k4">K = 4</span>, <span class="key">K = 16</span>, <span class="key true">true motion</span>'
+    '<span class="key still">First frame, still</span>, <span class="key k4">K = 4</span>, <span '
+    'class="key">K = 16</span>, <span class="key true">true motion</span>'
 )
 
 
@@ -56,7 +57,10 @@ def render_upper_bound_page(
         Tile("clips", format_number(len(clips))),
         Tile("over a still picture, by true motion", f"{gain:+.1f}", "dB", accent=True),
     ]
-    lede = f"The first frame of {format_count(len(clips), 'clip')}, moved by the motion that was measured in it: whole, and from its first K frequencies. No network had a part in it."
+    lede = (
+        f"The first frame of {format_count(len(clips), 'clip')}, moved by the motion that was "
+        "measured in it: whole, and from its first K frequencies. No network had a part in it."
+    )
     return render_sections(
         over="Ceiling of the representation",
         title="How good can it get?",
@@ -68,9 +72,12 @@ def render_upper_bound_page(
 
 
 _UPPER_BOUND_TEXTS = (
-    "A predictor of spectral volumes gives K frequencies, and a renderer makes frames of them. Here both are replaced by the truth as far as it is known: what is "
-    "still wrong is the flow, what splatting cannot show, and what the frequencies beyond K would have said.",
-    "PSNR and SSIM compare every later frame with the real one; the error of the motion is that of the displacements, as a root mean square over frames and pixels.",
+    "A predictor of spectral volumes gives K frequencies, and a renderer makes frames of them. "
+    "Here both are replaced by the truth as far as it is known: what is "
+    "still wrong is the flow, what splatting cannot show, and what the frequencies beyond K would "
+    "have said.",
+    "PSNR and SSIM compare every later frame with the real one; the error of the motion is that of "
+    "the displacements, as a root mean square over frames and pixels.",
 )
 
 
@@ -123,14 +130,16 @@ def _upper_bound_section(
         Figure(
             by_count,
             Markup(
-                "<b>PSNR</b> by the number of frequencies K, of the first frame that stands still, and by the true motion."
+                "<b>PSNR</b> by the number of frequencies K, of the first frame that stands still, "
+                "and by the true motion."
             ),
         ),
         Figure(over_time, Markup("<b>PSNR over time.</b> ") + _CURVE_LEGEND),
     ]
     size, crop = clip["size"], clip["working_size"]
     text = (
-        f"{len(clip['seconds'])} frames in {clip['seconds'][-1]:.2f} s, {size[0]}x{size[1]}, compared at {crop[0]}x{crop[1]}; "
+        f"{len(clip['seconds'])} frames in {clip['seconds'][-1]:.2f} s, {size[0]}x{size[1]}, "
+        f"compared at {crop[0]}x{crop[1]}; "
         f"the true motion is {clip['motion_px']:.2f} px on average."
     )
     pictures = [slice_picture(pixels, name) for name, pixels in slices.items()]
@@ -162,7 +171,10 @@ def render_evaluation_page(
             for one in metrics[:2]
         ),
     ]
-    lede = f"{format_count(len(pairs), 'generated video')} beside the real ones of the same names, cropped to {'x'.join(map(str, found['protocol']['crop']))} pixels."
+    lede = (
+        f"{format_count(len(pairs), 'generated video')} beside the real ones of the same names, "
+        f"cropped to {'x'.join(map(str, found['protocol']['crop']))} pixels."
+    )
     return render_sections(
         over="Evaluation of generated videos",
         title="How near to real?",
@@ -174,9 +186,14 @@ def render_evaluation_page(
 
 
 _EVALUATION_TEXTS = (
-    "Intervals are of 95 %: by Student's t of means over the pairs, and of distances of distributions (FID, KID, FVD, colours, changes) by drawing pairs anew. Where a measure is of each video by itself, its distance is the mean of |generated - real| over the pairs, and both means "
-    "stand beside it. A distance of distributions is too large for few samples: compare it only between sets of the same number.",
-    "A line without a number says what it needs. Nothing is downloaded, and nothing is replaced by something else.",
+    "Intervals are of 95 %: by Student's t of means over the pairs, and of distances of "
+    "distributions (FID, KID, FVD, colours, changes) by drawing pairs anew. Where a measure is of "
+    "each video by itself, its distance is the mean of |generated - real| over the pairs, and both "
+    "means "
+    "stand beside it. A distance of distributions is too large for few samples: compare it only "
+    "between sets of the same number.",
+    "A line without a number says what it needs. Nothing is downloaded, and nothing is replaced by "
+    "something else.",
 )
 _REAL_GENERATED_LEGEND = Markup(
     '<span class="key real">Real</span> and <span class="key">generated</span>'
@@ -304,8 +321,12 @@ def _spectra_section(spectra: Mapping[str, Any]) -> Section:
 def _pair_section(pair: Mapping[str, Any], real: Slice, generated: Slice) -> Section:
     """One pair: X-t slices, and its own numbers."""
     text = (
-        f"{pair['frames']} frames of {pair['real']['frames']} real and {pair['generated']['frames']} generated. PSNR {pair['psnr_db']:.2f} dB, SSIM {pair['ssim']:.3f}, "
-        f"log-spectral distance {pair['log_spectral_db']:.1f} dB; mean motion {pair['real']['motion_px']:.2f} px real, {pair['generated']['motion_px']:.2f} px generated."
+        f"{pair['frames']} frames of {pair['real']['frames']} real and "
+        f"{pair['generated']['frames']} generated. PSNR {pair['psnr_db']:.2f} dB, SSIM "
+        f"{pair['ssim']:.3f}, "
+        f"log-spectral distance {pair['log_spectral_db']:.1f} dB; mean motion "
+        f"{pair['real']['motion_px']:.2f} px real, {pair['generated']['motion_px']:.2f} px "
+        "generated."
     )
     pictures = [
         slice_picture(pixels, f"{name}, row {pair['row']} over time, downwards")

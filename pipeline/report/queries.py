@@ -94,7 +94,8 @@ def group_by_dataset(table: pa.Table, selections: Sequence[DatasetView]) -> list
     """The measured windows of each dataset, with its thresholds."""
     groups = []
     for i, selection in enumerate(selections):
-        windows = table.filter(pc.equal(table["set"], i))  # pyright: ignore[reportAttributeAccessIssue]
+        # pyright: ignore[reportAttributeAccessIssue]
+        windows = table.filter(pc.equal(table["set"], i))
         groups.append(
             MeasuredWindows(
                 SimpleNamespace(**{name: read_numbers(windows, name) for name in _MEASURE_NAMES}),

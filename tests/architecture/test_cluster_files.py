@@ -36,7 +36,10 @@ def test_ray_takes_the_file(cluster):
     """With what its own launcher fills in; in a process of its own, since Ray reads how it is
     closed to the world when it is imported.
     """
-    code = "import json, sys; from ray.autoscaler._private.util import prepare_config, validate_config; validate_config(prepare_config(json.load(sys.stdin)))"
+    code = (
+        "import json, sys; from ray.autoscaler._private.util import prepare_config, "
+        "validate_config; validate_config(prepare_config(json.load(sys.stdin)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         input=json.dumps(cluster),
@@ -97,8 +100,8 @@ def test_the_container_is_nobody_and_may_do_nothing(cluster):
 
 def test_the_image_has_all_of_the_package():
     copied = " ".join(what for word, what in dockerfile() if word == "COPY").split()
-    packages = re.search(r"packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text())[1]
-    assert {name.split(".")[0].strip('" ') for name in packages.split(",")} | {
+    packages = re.search(r"find\]\ninclude = \[(.*?)\]", (ROOT / "pyproject.toml").read_text())[1]
+    assert {name.split(".")[0].strip('" *') for name in packages.split(",")} | {
         "pyproject.toml",
         "constraints.txt",
         "README.md",

@@ -125,7 +125,7 @@ def reads(
 
 @st.composite
 def changed(draw: st.DrawFn, data: bytes) -> bytes:
-    """A few bytes of it are others, gone, twice, or a number that a reader may take for a length."""
+    """A few bytes of it are others, gone, twice, or a number that may be read as a length."""
     found = bytearray(data)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(len(found) - 1, 0)))

@@ -1,4 +1,4 @@
-"""P25: what a worker and its decoder hold does not grow with the clips that they have been through."""
+"""P25: what a worker and its decoder hold does not grow with the clips they read."""
 
 import time
 from collections.abc import Iterator

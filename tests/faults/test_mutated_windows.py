@@ -144,6 +144,7 @@ def test_no_kept_window_has_a_frame_that_ffmpeg_flags_or_shows_otherwise(
     record_property("injections", count)
     with capsys.disabled():
         print(
-            f" [{kind}: {count} mutated files, {kept} windows kept, {silent} of them wrong without any flag of FFmpeg's] ",
+            f" [{kind}: {count} mutated files, {kept} windows kept, {silent} of them wrong without "
+            "any flag of FFmpeg's] ",
             end="",
         )

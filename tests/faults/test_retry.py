@@ -312,7 +312,7 @@ def server(tmp_path_factory) -> Iterator[str]:
 def test_a_retry_in_object_storage_is_killed_and_finished_from_elsewhere(
     reference, server, tmp_path, armed
 ):
-    """Through a storage that fails one call in five; the second machine has nothing of the first."""
+    """Through a storage that fails one call in five; the second machine has none of its files."""
     table, away, prefix = copied(reference, tmp_path / "clips"), tmp_path / "away", tmp_path.name
     away.mkdir()
     with storage.faulty_proxy(server) as proxy:

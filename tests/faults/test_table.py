@@ -16,7 +16,7 @@ REPORT = """<testsuites><testsuite tests="7" time="12.5" timestamp="2026-01-02T0
 <testcase classname="tests.faults.test_x" name="g"><properties><property name="promise" value="P17"/><property name="injections" value="0"/></properties></testcase>
 <testcase classname="tests.faults.test_x" name="h"><properties><property name="promise" value="P25"/><property name="counts" value="quick"/></properties></testcase>
 <testcase classname="tests.faults.test_x" name="i"><properties><property name="promise" value="P18"/><property name="injections" value="20"/></properties></testcase>
-</testsuite></testsuites>"""
+</testsuite></testsuites>"""  # noqa: E501
 WANTED = dict(P4="a", P9="b", P16="cd", P17="eg", P24="f", P25="h", P18="ij")
 
 

@@ -120,7 +120,7 @@ class Mutation(NamedTuple):
 
 
 def flip_bit(path: str, place: float, bit: int, root: Path) -> tuple[set[str], str]:
-    """One bit, at this share of the file's length; in a tar, the sample in which it lies is named."""
+    """One bit, at this share of the file's length; in a tar, its sample is named."""
     data = bytearray((root / path).read_bytes())
     at = int(place * len(data))
     data[at] ^= 1 << bit
@@ -188,7 +188,7 @@ def add_file(path: str, root: Path) -> tuple[set[str], str]:
 def rewrite_tar(
     shard: str, change: Callable[[Sample], Sample], with_record: bool, words: str, root: Path
 ) -> tuple[set[str], str]:
-    """Writes a tar with its first sample changed, and `with_record` a record that agrees with it."""
+    """Writes a tar with its first sample changed, and `with_record` a record that agrees."""
     dataset = Dataset(root)
     kept, record = dataset.read_record(shard).kept_members(), read_record_json(dataset, shard)
     samples = [read_sample(dataset.tar_path(shard), key, row) for key, row in kept.items()]
@@ -288,7 +288,7 @@ def read_record_json(dataset: Dataset, shard: str) -> dict[str, Any]:
 
 
 def write_record_json(dataset: Dataset, shard: str, record: dict[str, Any]) -> None:
-    """Writes a record of whatever content with a digest that agrees, as somebody may write one."""
+    """Writes a record of whatever content with a digest that agrees."""
     dataset.record_path(shard).write_bytes(seal(record))
 
 
@@ -305,7 +305,7 @@ def rewrite_json(path: str, root: Path) -> tuple[set[str], str]:
 
 
 def rewrite_sealed_file(path: Path, **changes: Any) -> None:
-    """A sealed file that says something else, with a digest that agrees, as somebody may write one."""
+    """A sealed file that says something else, with a digest that agrees."""
     value = json.loads(path.read_bytes()) | changes
     value.pop("digest", None)
     path.write_bytes(seal(value, 2 if path.name in ("run.json", "statistics.json") else 1))

@@ -1,5 +1,5 @@
-"""`quiver benchmark-flow`: the real command on a small set, its page in a real browser, and a sentence
-for each mistake.
+"""`quiver benchmark-flow`: the real command on a small set, its page in a real browser, and a
+sentence for each mistake.
 """
 
 import json
@@ -148,7 +148,8 @@ def without_number(root: Path) -> None:
     [
         (
             lambda root: None,
-            "has no flow*.flo in it, expected flow10.flo, frame10.png and frame11.png for each pair",
+            "has no flow*.flo in it, expected flow10.flo, "
+            "frame10.png and frame11.png for each pair",
         ),
         (odd_size, "and its pictures are of 160x128, 160x100, 160x128 pixels, expected one size"),
         (gone, "frame11.png is missing, expected a photograph"),
@@ -191,7 +192,8 @@ def test_each_mistake_in_known_flow_is_one_sentence(make, sentence, tmp_path, ca
         ),
         (
             ["--weights", "{root}/text.mp4"],
-            "expected the weights of raft_small or raft_large: {root}/text.mp4 is not a file of weights",
+            "expected the weights of raft_small or raft_large: {root}/text.mp4 is not a file of "
+            "weights",
         ),
         (
             ["--scenes", "sea"],
@@ -253,9 +255,9 @@ def test_a_named_estimator_without_weights_is_refused_and_another_is_left_out(
     job = benchmark_flow.BenchmarkFlow(out=tmp_path / "out")
     configs, left_out = benchmark_flow.choose_estimators(job)
     assert list(configs) == ["dis_ultrafast", "dis_fast", "dis_medium", "dis_fine"]
-    assert (
-        left_out["raft_small"]
-        == "raft_small is left out: no --weights FILE fits raft_small, and torch.hub's cache has none of it"
+    assert left_out["raft_small"] == (
+        "raft_small is left out: no --weights FILE fits raft_small, and torch.hub's cache has "
+        "none of it"
     )
 
 
@@ -279,8 +281,8 @@ def test_a_file_of_weights_that_would_not_be_used_is_refused(material, tmp_path,
         capsys, "--out", tmp_path / "out", "--scenes", "ripples", "--weights", given, other
     )
     assert (
-        f"--weights has {given} and {other}, which both fit raft_small, expected one file for each network"
-        in twice
+        f"--weights has {given} and {other}, which both fit raft_small, expected one file for each "
+        "network" in twice
     )
     named = refused(
         capsys,
@@ -295,7 +297,7 @@ def test_a_file_of_weights_that_would_not_be_used_is_refused(material, tmp_path,
         given,
     )
     assert (
-        f"--weights is {given}, which fits raft_small, expected weights of one of the --estimators: dis_fast, dis_fine"
-        in named
+        f"--weights is {given}, which fits raft_small, expected weights of one of the "
+        "--estimators: dis_fast, dis_fine" in named
     )
     assert not (tmp_path / "out").exists()

@@ -326,7 +326,7 @@ def test_what_passes_float16_is_quarantined_and_its_neighbours_are_kept(tmp_path
 
 @pytest.mark.slow
 def test_a_clip_whose_decoder_dies_costs_its_own_windows_alone(tmp_path):
-    """Its neighbours, before and after it in the shard, are byte for byte what they are without it."""
+    """Its neighbours, before and after it in the shard, are the same bytes as without it."""
     rows = [
         plan_video(videos.write_swaying(tmp_path / f"{name}.mp4", seconds=1.5, seed=seed), SMALL)
         for seed, name in enumerate(("first", "aborts", "last"))
@@ -509,7 +509,7 @@ def test_a_video_that_lacks_a_frame_or_two_of_a_window_is_measured_as_one(frames
     ids=lambda size: f"{size[0]}x{size[1]}",
 )
 def test_every_accepted_size_is_extracted(tmp_path, size):
-    """decord pads the rows of pictures of some widths (8, 12, 16, 24, 48, 72), and fails on them."""
+    """decord pads the rows of pictures of some widths (8, 12, 16, 24, 48, 72) and fails."""
     path = videos.write_swaying(tmp_path / "a.mp4", seconds=1, size=(96, 96))
     config = replace(SMALL, size=size)
     (row, *_) = build_results(plan_video(path, config)[:1], config)

@@ -81,7 +81,7 @@ def test_windows_of_any_times_fit_and_start_once(steps, stride, frames):
     assert all(time + frames / 60 <= times[-1] + steps[-1] + 1e-9 for _, time in windows)
 
 
-def test_a_window_needs_the_frames_up_to_the_first_that_reaches_its_last_instant_and_none_of_another_clip():
+def test_a_window_needs_frames_up_to_the_first_that_reaches_its_last_instant_and_no_other_clips():
     video = VideoInfo(
         times=np.arange(300) / 25,
         end_s=12.0,
