@@ -1,4 +1,4 @@
-"""Writes docs/dev/benchmarks.md from what the benchmarks left in benchmarks/results; its other tables,
+"""Writes docs/dev/benchmarks.md from what the benchmarks left in benchmarks/results; other tables,
 and the notes between its markers, stay.
 """
 

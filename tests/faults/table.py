@@ -83,7 +83,10 @@ class PromiseResult:
         if not self.tests:
             return "not tested yet"
         if unproven := [name for (_, name), one in self.tests.items() if not one.passed]:
-            return f"{len(unproven)} of {len(self.tests)} tests failed or were skipped, as {unproven[0]}"
+            return (
+                f"{len(unproven)} of {len(self.tests)} tests failed or were skipped, as "
+                f"{unproven[0]}"
+            )
         if absent := sorted(name for _, name in self.expected - self.tests.keys()):
             return f"{len(absent)} of {len(self.expected)} tests are in no report, as {absent[0]}"
         if quick := [name for (_, name), one in self.tests.items() if one.count_mode == "quick"]:
@@ -166,7 +169,10 @@ def format_row(promise: str, found: PromiseResult) -> str:
     injections, losses, duplicates = (str(found.numbers.get(name, "–")) for name in COUNT_NAMES[:3])
     different = found.numbers.get("different")
     same = "–" if different is None else "yes" if not different else f"no, {different} files"
-    return f"| {promise} | {words} | {injections} | {losses} | {duplicates} | {same} | {'not held' if found.why_not_held(least) else 'held'} |"
+    return (
+        f"| {promise} | {words} | {injections} | {losses} | {duplicates} | {same} | "
+        f"{'not held' if found.why_not_held(least) else 'held'} |"
+    )
 
 
 def format_page(reports: Sequence[Path], wanted: Mapping[str, set[CaseName]]) -> str:
@@ -179,7 +185,8 @@ def format_page(reports: Sequence[Path], wanted: Mapping[str, set[CaseName]]) ->
     )
     tests = {name: ran for one in found.values() for name, ran in one.tests.items()}
     silent = sum(not one.count_mode for one in tests.values())
-    ran = f"{len(tests)} tests{f' ({silent} of them in reports that do not say with which counts)' if silent else ''}"
+    unclear = f" ({silent} of them in reports that do not say with which counts)" if silent else ""
+    ran = f"{len(tests)} tests{unclear}"
     date = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     open_ones = [
         f"- {promise}: {reason}"
@@ -192,10 +199,10 @@ def format_page(reports: Sequence[Path], wanted: Mapping[str, set[CaseName]]) ->
             "",
             f"From the reports of `make test-faults` on {date}:",
             f"{ran}, {seconds:.0f} s.",
-            "Every fault is injected into real files and processes; each test says in its name what is",
-            "broken. Losses and duplicates are windows, counted in the datasets at which disturbed runs",
-            "ended; byte-identical compares every file of those with an undisturbed run's. – : the fault",
-            "leaves no dataset that could be counted.",
+            "Every fault is injected into real files and processes; each test says in its name what",
+            "is broken. Losses and duplicates are windows, counted in the datasets at which",
+            "disturbed runs ended; byte-identical compares every file of those with an undisturbed",
+            "run's. – : the fault leaves no dataset that could be counted.",
             "",
             "| | promise | injections | losses | duplicates | byte-identical | held |",
             "|---|---|---|---|---|---|---|",
