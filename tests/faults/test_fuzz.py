@@ -299,7 +299,7 @@ def test_the_offsets_of_a_manifest(dataset, data):
     reads(lambda: read_sample(dataset.tar_path(SHARD), key, new))
     places = [(new["image_offset"], new["image_size"]), (new["motion_offset"], new["motion_size"])]
     found = ShardIndex([DatasetView(dataset)], "train")[0]._replace(
-        key=key, image=places[0], motion=places[1]
+        key=key, image_span=places[0], motion_span=places[1]
     )
     reads(lambda: read_image(FileCache(), found, CONFIG.size))
     reads(lambda: [band.copy() for band in read_spectrum(FileCache(), found, [0], CONFIG.size)])
@@ -409,7 +409,7 @@ def resealed(record: dict) -> bytes:
 def test_the_contract_and_the_index(dataset, data):
     name = data.draw(st.sampled_from(["run.json", "index.json"]))
     with replaced(dataset.root / name, data.draw(files((dataset.root / name).read_bytes()))):
-        reads(dataset.begun)
+        reads(dataset.contract)
         reads(DatasetView(dataset).thresholds)
         reads(DatasetView(dataset).read_index, (ValueError, OSError))
         reads(DatasetView(dataset).training_shards, (ValueError, OSError))
@@ -460,7 +460,7 @@ def test_statistics(dataset, data):
 @usual
 @given(data=st.data())
 def test_a_histogram(dataset, data):
-    new = data.draw(safetensors(dataset.histogram(SHARD).read_bytes()))
+    new = data.draw(safetensors(dataset.histogram_path(SHARD).read_bytes()))
     reads(lambda: histogram.decode(new))
 
 

@@ -40,7 +40,7 @@ def dataset(tmp_path_factory) -> Dataset:
     ]
     rows, dataset = (
         [
-            {**row, "shard": f"train-{i:06d}"}
+            replace(row, shard=f"train-{i:06d}")
             for i, path in enumerate(paths)
             for row in plan_video(path, CONFIG)
         ],

@@ -400,7 +400,7 @@ def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, caps
         ),
         (
             ["photo.png", "--motion", "motion.safetensors", "--out", "none/a.mp4"],
-            "in a folder that is there",
+            "in a folder that exists",
         ),
         (
             ["photo.png", "--motion", "motion.safetensors", "--out", "a.mp4", "--seconds", "0"],

@@ -230,7 +230,7 @@ def test_pairs_are_those_of_the_shard(moving):
             batch.image[0], torch.from_numpy(made.image / 127.5 - 1).permute(2, 0, 1).float()
         )
         torch.testing.assert_close(
-            batch.later[0],
+            batch.later_image[0],
             torch.from_numpy(made.pair_image[which] / 127.5 - 1).permute(2, 0, 1).float(),
         )
         torch.testing.assert_close(batch.flow[0], torch.from_numpy(made.pair_flow[which]).float())
@@ -246,7 +246,7 @@ def test_augmented_pairs_still_fit(moving):
         pairs(augment)([SampleDraw(0, 0, 0)])
         for augment in (NO_AUGMENT, replace(NO_AUGMENT, flip=1.0), replace(NO_AUGMENT, scale=2.0))
     )
-    for name in ("image", "later", "weight"):
+    for name in ("image", "later_image", "weight"):
         torch.testing.assert_close(
             getattr(mirrored, name), getattr(plain, name).flip(-1), atol=1e-3, rtol=0
         )

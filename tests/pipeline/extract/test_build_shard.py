@@ -198,7 +198,7 @@ def test_a_sample_holds_what_its_windows_frames_say(tmp_path):
         ]
         np.testing.assert_array_equal(sample.image, seen[0].image)
         np.testing.assert_array_equal(sample.pair_image, [seen[i].image for i in targets])
-        flow = estimator.displace([(seen[0].flow_input, seen[i].prepared) for i in targets])
+        flow = estimator.displace([(seen[0].flow_input, seen[i].flow_input) for i in targets])
         np.testing.assert_array_equal(sample.pair_flow, flow.astype(np.float16))
         np.testing.assert_allclose(
             channels_to_complex(sample.spectrum),
