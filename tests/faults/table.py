@@ -197,10 +197,9 @@ def format_page(reports: Sequence[Path], wanted: Mapping[str, set[CaseName]]) ->
         [
             "# What a dataset run promises, and what became of it when it was broken",
             "",
-            f"From the reports of `make test-faults` on {date}:",
-            f"{ran}, {seconds:.0f} s.",
-            "Every fault is injected into real files and processes; each test says in its name what",
-            "is broken. Losses and duplicates are windows, counted in the datasets at which",
+            f"From the reports of `make test-faults` on {date}: {ran}, {seconds:.0f} s.",
+            "Every fault is injected into real files and processes; each test says in its name",
+            "what is broken. Losses and duplicates are windows, counted in the datasets at which",
             "disturbed runs ended; byte-identical compares every file of those with an undisturbed",
             "run's. – : the fault leaves no dataset that could be counted.",
             "",
