@@ -133,13 +133,13 @@ def test_the_readmes_own_code_reads_a_data_set(reference, tmp_path):
         block.split("```")[0] for block in (ROOT / "README.md").read_text().split("```python\n")[1:]
     ]
     done = subprocess.run(
-        [sys.executable, "-c", code + "print(motion.shape)"],
+        [sys.executable, "-c", code + "print(sample.motion().shape)"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    assert done.stdout == "(150, 2, 40, 64)\n", done.stderr
+    assert done.stdout.endswith("(150, 2, 40, 64)\n"), done.stderr
 
 
 def test_every_kept_row_leads_to_its_sample(reference, rows):

@@ -179,7 +179,7 @@ def test_each_mistake_in_known_flow_is_one_sentence(make, sentence, tmp_path, ca
     [
         (
             ["--middlebury", "{root}/nowhere"],
-            "nowhere is not there, expected a folder with flow10.flo",
+            "nowhere is missing, expected a folder with flow10.flo",
         ),
         (["--clips", "{root}/text.mp4"], "text.mp4 cannot be used: "),
         (

@@ -261,9 +261,9 @@ def test_stiffness_and_depth():
 def test_mistakes_are_named():
     for fields, match in [
         (dict(stiffness=0.0), "stiffness is 0"),
-        (dict(damping=[1.0]), "expected a number of at least 0 for each of 15 modes"),
-        (dict(damping=[-1.0] * 15), "expected a number of at least 0"),
-        (dict(alpha=-9.0), "expected a number of at least 0"),
+        (dict(damping=[1.0]), "expected 15 numbers of at least 0, one for each mode"),
+        (dict(damping=[-1.0] * 15), "expected 15 numbers of at least 0"),
+        (dict(alpha=-9.0), "expected 15 numbers of at least 0"),
     ]:
         with pytest.raises(ValueError, match=match):
             to_modes(spectrum(), T, FPS, **fields)
