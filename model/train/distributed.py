@@ -49,8 +49,7 @@ def distributed_group(device: str) -> Iterator[DistributedGroup]:
     # torchrun gives every attempt the same store, which holds the addresses of the processes of the
     # attempt before, which are dead
     prefix = f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    # pyright: ignore[reportPrivateImportUsage]
-    store = torch.distributed.PrefixStore(prefix, store)
+    store = torch.distributed.PrefixStore(prefix, store)  # pyright: ignore
     torch.distributed.init_process_group(
         "nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world_size
     )

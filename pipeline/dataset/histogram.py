@@ -45,8 +45,7 @@ def moduli(
     """
     # cv2.add converts float16 faster than numpy's astype
     rows = channels.reshape(-1, channels.shape[-1])
-    # pyright: ignore[reportCallIssue,reportArgumentType]
-    floats = cv2.add(rows, 0.0, dtype=cv2.CV_32F)
+    floats = cv2.add(rows, 0.0, dtype=cv2.CV_32F)  # pyright: ignore
     parts = floats.reshape(len(channels), 2, 2, -1)
     return modulus(parts[:, :, 0], parts[:, :, 1])
 

@@ -94,8 +94,7 @@ def group_by_dataset(table: pa.Table, selections: Sequence[DatasetView]) -> list
     """The measured windows of each dataset, with its thresholds."""
     groups = []
     for i, selection in enumerate(selections):
-        # pyright: ignore[reportAttributeAccessIssue]
-        windows = table.filter(pc.equal(table["set"], i))
+        windows = table.filter(pc.equal(table["set"], i))  # pyright: ignore
         groups.append(
             MeasuredWindows(
                 SimpleNamespace(**{name: read_numbers(windows, name) for name in _MEASURE_NAMES}),

@@ -139,7 +139,7 @@ def test_the_readmes_own_code_reads_a_data_set(reference, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.endswith("(150, 2, 40, 64)\n"), done.stderr
+    assert done.stdout.endswith("(24, 2, 40, 64)\n"), done.stderr
 
 
 def test_every_kept_row_leads_to_its_sample(reference, rows):
