@@ -9,10 +9,15 @@ cannot be read is not rejected but quarantined, by the code that failed to read 
 How do I add a filter?
     1. schemas/outcome.py: a member of `Reason`, and a field of `FilterMeasures` for the number.
     2. Here: the number in `measure_frames` (pixels) or `measure_motion` (displacements), a field of
-       `Thresholds`, infinite unless it is to be on by default, and a line in `RULES`.
-    3. tests/pipeline/test_filters.py: a scene that it rejects and one that it keeps.
-The command line, the run contract and the views take it from there; the report needs its label in
-pipeline/report/labels.py.
+       `Thresholds`, and a line in `RULES`. Unless it is to be on by default, its threshold is inf,
+       or -inf if it rejects what is below; if it is on, PRESETS["none"] switches it off.
+    3. pipeline/report: a line in `stats.THRESHOLD_RULES`, and the words for it in
+       `labels.MEASURE_LABELS` and `labels.REASON_TEXTS`.
+    4. tests: a scene that it rejects and one that it keeps in tests/pipeline/test_filters.py, and a
+       value that passes in `PASSING_MEASURES` of tests/support/datasets.py.
+    5. A new measure is a new format: datasets that were written before lack it, and their records
+       are refused (schemas/shard_record.py). Raise `FORMAT_VERSION` in schemas/run_contract.py.
+The command line, the run contract and the views take it from there.
 
 All functions here are pure. Every measure is taken on every window and recorded, so that another
 threshold is a new judgment of old numbers and never a new computation.

@@ -181,7 +181,8 @@ class _MotionLayout(NamedTuple):
     data_offset: int
     """Bytes of the header, after which the arrays begin."""
     arrays: dict[str, dict[str, Any]]
-    """By name: `dtype`, `shape`, `data_offsets` from `begin` on, as safetensors says it."""
+    """By name: `dtype`, `shape`, `data_offsets` counted from `data_offset`, as safetensors
+    says it."""
     checksums: dict[str, list[int]]
     """As `checksums` gives them."""
 
@@ -238,7 +239,7 @@ def motion_layout(head: bytes, size: int) -> _MotionLayout:
 
 
 def _parse_checksums(text: str) -> list[int]:
-    """Of eight hexadecimal digits each."""
+    """Parses checksums of eight hexadecimal digits each."""
     return [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
 
 

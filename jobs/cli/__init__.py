@@ -7,7 +7,8 @@ package.
 - console: what is written to standard output and standard error
 - extras: the package to install if an import fails
 - progress, results: progress of a run, summaries, tables and pages
-- run_options, workers: options and work of extract-flow, retry and repair
+- run_options: how many processes, cores and GPUs a worker takes; other options of a run
+- workers: the work of extract-flow, retry and repair on those workers
 - motion_source: where animate and export-page get motion from
 - presets, training: the train- verbs
 """

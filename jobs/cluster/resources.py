@@ -1,4 +1,8 @@
-"""Counts how many tasks fit on the nodes of a Ray cluster."""
+"""Counts how many tasks fit on the nodes of a Ray cluster.
+
+How many GPUs does a worker take? For extraction jobs/cli/run_options.py decides, for training
+jobs/cluster/training.py.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -7,7 +7,8 @@ in velocity (docs/design/maths.md, 23).
 
 `self_guidance` makes the hook that `model.prior.sampling.sample_latents` takes; the paper samples
 with it in 500 steps of 2 self-recurrence iterations and guidance 1.75. The motion is computed at
-two times only, as a weighted sum of the coefficients.
+two times only, as a weighted sum of the coefficients. How a loop is then closed exactly is in
+model/motion/series.py.
 """
 
 from collections.abc import Callable

@@ -3,6 +3,7 @@
 animation        length, loop and strength of the motion: `animate`
 warp             READ FIRST: animates a photograph without a network
 splatting        moves features along a flow; the definition, and plain torch
+mask             keeps parts of a photograph still
 splatting_cpu    the compiled kernel of splatting (splatting_cpu.cpp)
 renderer         the neural renderer
 inference        loads a trained renderer

@@ -109,7 +109,7 @@ def _list_path(path: Path) -> list[Clip]:
 def _find_videos(folder: Path) -> Iterator[Path]:
     """The videos below a folder, and the folders there that cannot be searched: links that lead out
     of it, which are not followed, and those that cannot be read. What becomes of these is said by
-    `check_place` and `check_readable`.
+    `plan` when it probes them.
     """
     unreadable: list[OSError] = []
     for place, folders, files in os.walk(folder, onerror=unreadable.append):
@@ -126,18 +126,18 @@ def _is_inside(path: str | Path, folder: str | Path) -> bool:
 
 
 def _list_url(url: str) -> list[Clip]:
-    """Of object storage; a table there is not read."""
-    found = [
-        one
-        for one in list_object_urls(url)
-        if PurePosixPath(one).suffix.lower() in VIDEO_SUFFIXES or one == url
+    """Lists the videos under a URL of object storage. Tables there are not read."""
+    urls = [
+        found_url
+        for found_url in list_object_urls(url)
+        if PurePosixPath(found_url).suffix.lower() in VIDEO_SUFFIXES or found_url == url
     ]
-    if not found or PurePosixPath(url).suffix.lower() in _TABLE_SUFFIXES:
+    if not urls or PurePosixPath(url).suffix.lower() in _TABLE_SUFFIXES:
         raise ValueError(
             f"no video files in {url!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}, or a "
             "table of s3:// uris on this machine"
         )
-    return [Clip(uri=one) for one in found]
+    return [Clip(uri=found_url) for found_url in urls]
 
 
 def _read_clip_table(path: Path) -> list[Clip]:
@@ -202,8 +202,8 @@ def _read_csv(path: Path) -> pa.Table:
 
 
 def _clip_from_table_row(row: dict[str, Any], folder: Path) -> Clip:
-    """A number that is none is left out, one beyond FARTHEST_S is that: no value costs more than
-    its row.
+    """A clip from a row of a table. NaN is left out, and a time beyond `_MAX_CUT_TIME_S` is set to
+    that: no value costs more than its row.
     """
     floats = {name: value for name, value in row.items() if isinstance(value, float)}
     numbers = {
@@ -217,5 +217,5 @@ def _clip_from_table_row(row: dict[str, Any], folder: Path) -> Clip:
 
 
 def _clamp_cut_time(seconds: float) -> float:
-    """The time of a cut, or FARTHEST_S before or after the first frame."""
+    """The time of a cut, at most `_MAX_CUT_TIME_S` before or after the first frame."""
     return min(max(seconds, -_MAX_CUT_TIME_S), _MAX_CUT_TIME_S)

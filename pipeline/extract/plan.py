@@ -66,8 +66,8 @@ class PlannedClip:
 def plan_clip(
     clip: Clip, config: PlanConfig, probe: Callable[[str], VideoInfo], staging: Path | None = None
 ) -> PlannedClip:
-    """Reads and probes one file, of which a copy is made in a folder meanwhile where it is in
-    object storage (fetch.py).
+    """Reads and probes one file. A file in object storage is first copied to this machine
+    (pipeline/dataset/remote_clips.py).
 
     Whatever is wrong with it becomes the clip's outcome, not an error; OSError where the storage
     does not answer.
@@ -209,7 +209,7 @@ def plan_windows(
     """(index, time) of the source frame nearest to each multiple of the stride from which a whole
     window fits.
 
-    Up to MISSING_FRAMES source frames, and half a window, may be missing at the end; a frame starts
+    Up to `_MAX_MISSING_FRAMES` source frames, and half a window, may be missing at the end; a frame starts
     at most one window, however few frames there are.
     """
     if len(times) < 2:
@@ -450,7 +450,7 @@ def clip_to_retry(row: PlanRow) -> Clip:
     names = ("uri", "licence", "source", "split", "root")
     columns: dict[str, Any] = {name: getattr(row, name) for name in names}
     clip = Clip(start_s=row.clip_start_s, end_s=row.clip_end_s, **columns)
-    unread = f"unread[0-9a-f]{{10}}{re.escape(_cut_name(clip))}"  # unread_name
+    unread = f"unread[0-9a-f]{{10}}{re.escape(_cut_name(clip))}"  # _unreadable_clip_id
     own = row.sha256 is not None or not re.fullmatch(unread, row.clip_id)
     return replace(clip, clip_id=row.clip_id if own else None)
 

@@ -1,6 +1,7 @@
 """Turns displacements over time into spectral volumes, and normalizes those for networks.
 
-    spectrum.py       READ FIRST: the running DFT of a window, its inverse, its power (no torch)
+    spectrum.py       READ FIRST: the temporal Fourier coefficients (a running DFT, no FFT) of a
+                      window, their inverse, their power (no torch)
     spectrum_gpu.py   the same sums on the device where the flow is computed (torch)
     normalize.py      coefficients as a network sees them, and back (its function of the same name
                       is imported from there)
