@@ -209,8 +209,8 @@ def plan_windows(
     """(index, time) of the source frame nearest to each multiple of the stride from which a whole
     window fits.
 
-    Up to `_MAX_MISSING_FRAMES` source frames, and half a window, may be missing at the end; a frame starts
-    at most one window, however few frames there are.
+    Up to `_MAX_MISSING_FRAMES` source frames, and half a window, may be missing at the end; a frame
+    starts at most one window, however few frames there are.
     """
     if len(times) < 2:
         return []
