@@ -105,7 +105,7 @@ def test_another_value_of(reference, begun, capsys, name, kind, value):
             code == ExitCode.CONTRACT
             and f"{name}: {value if kind != tuple[int, int] else list(value)} -> " in said
         )
-    assert committed_files(begun) == before and promised_digests(begun) == reference.promised
+    assert committed_files(begun) == before and promised_digests(begun) == reference.digests
 
 
 def test_every_setting_is_one_or_the_other(record_property):
@@ -168,4 +168,4 @@ def test_clips_that_were(reference, begun, tmp_path, capsys, change, words):
     change(table)
     code, said = code_of(capsys, table, begun)
     assert (code == ExitCode.CONTRACT and words in said) if words else code == 0, said
-    assert committed_files(begun) == before and promised_digests(begun) == reference.promised
+    assert committed_files(begun) == before and promised_digests(begun) == reference.digests

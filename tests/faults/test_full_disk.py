@@ -139,4 +139,4 @@ def test_a_disk_with_room_for_every_call_is_not_full(small, folder, record_prope
         and max(NUMBERS) <= 100_000 - left
         and (FULL_COUNTS or 100_000 - left < max(NUMBERS) + 10)
     )
-    assert promised_digests(folder[0] / "100000") == small.promised
+    assert promised_digests(folder[0] / "100000") == small.digests

@@ -268,11 +268,11 @@ def test_clips_that_are_in_the_storage(reference, injected, proxy, server, prefi
     found = download_dataset(server, f"{prefix}/out", tmp_path / "found")
     same = [
         name
-        for name in reference.promised
+        for name in reference.digests
         if name.startswith(("shards/", "histograms/")) or name == "histogram.safetensors"
     ]
     assert {name: promised_digests(found)[name] for name in same} == {
-        name: reference.promised[name] for name in same
+        name: reference.digests[name] for name in same
     } and len(same) == 2 * len(SHARDS) + 1
     injected.injections += 1 + proxy.fault_count
     injected.losses, injected.duplicates = count_windows(reference, found)
