@@ -35,7 +35,7 @@ def test_a_run_killed_at(reference, injected, tmp_path, point, place):
     before = committed_files(out)
     assert run_without_ray(reference.clips, out) == 0, out.with_suffix(".log").read_text()
     assert before.items() <= committed_files(out).items()
-    injected.ended(out)
+    injected.record_ended(out)
 
 
 @pytest.mark.parametrize(
@@ -50,4 +50,4 @@ def test_the_command_and_its_worker_killed_at(reference, injected, tmp_path, poi
     before = committed_files(out)
     assert run_command(reference.clips, out) == 0, out.with_suffix(".log").read_text()
     assert before.items() <= committed_files(out).items()
-    injected.ended(out)
+    injected.record_ended(out)

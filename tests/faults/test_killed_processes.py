@@ -67,7 +67,7 @@ def test_a_random_worker_is_killed_every_half_to_two_seconds(
     while (left := choose_count(100, 2) - injected.injections) > 0:
         out = tmp_path / f"{left}"
         kills, begun = killed(reference.clips, out, (rng.uniform(0.5, 2) for _ in range(left)), rng)
-        injected.ended(out, kills)
+        injected.record_ended(out, kills)
         runs, commands = runs + 1, commands + begun
     record_property("commands", f"{commands} for {runs} data sets")
 
@@ -81,7 +81,7 @@ def test_the_first_worker_is_killed_as_it_begins(reference, injected, tmp_path):
         out = tmp_path / f"{number}"
         kills, commands = killed(reference.clips, out, iter([0.0]), random.Random(SEED))
         assert commands == 1
-        injected.ended(out, kills)
+        injected.record_ended(out, kills)
 
 
 @pytest.mark.thorough
@@ -109,7 +109,7 @@ def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(
         and "a process died 4 times" in said[-1]
     ), said
     assert kills > MAX_TASK_RETRIES
-    injected.ended(out, kills + killed(reference.clips, out, iter(()), random.Random(SEED))[0])
+    injected.record_ended(out, kills + killed(reference.clips, out, iter(()), random.Random(SEED))[0])
 
 
 @pytest.mark.thorough
@@ -138,4 +138,4 @@ def test_the_driver_is_killed_at_random_times(reference, injected, tmp_path):
         assert (
             run_command(reference.clips, out) == 0 and done.items() <= committed_files(out).items()
         )
-        injected.ended(out, kills - before)
+        injected.record_ended(out, kills - before)

@@ -58,4 +58,4 @@ def test_a_node_is_lost_while_it_works_and_another_joins(reference, injected, tm
                     )
                 code, lost = run.returncode, lost + during
                 assert code == 0 or during > MAX_TASK_RETRIES, out.with_suffix(".log").read_text()
-            injected.ended(out, lost)
+            injected.record_ended(out, lost)

@@ -162,7 +162,7 @@ def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, p
     assert not {
         name for name in touched for shard in shards if name.startswith(f".uploads/{shard}.")
     }
-    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
+    injected.record_ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
     assert left(again) == []
 
 
@@ -195,7 +195,7 @@ def test_a_run_that_is_taken_over_from_another_machine_commits_nothing(
         and "a later run has taken over" in first.with_suffix(".log").read_text()
     ), first.with_suffix(".log").read_text()
     assert written(proxy, prefix)[calls:] == []
-    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
+    injected.record_ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
 
 
 @pytest.mark.thorough
@@ -227,7 +227,7 @@ def test_the_command_through_a_storage_that_fails(
         and left(tmp_path / "cache") == []
     )
     found = download_dataset(server, prefix, tmp_path / "found")
-    injected.ended(found, proxy.fault_count)
+    injected.record_ended(found, proxy.fault_count)
     assert "canary0f00d" not in done.stdout + done.stderr and not [
         path for path in found.rglob("*") if path.is_file() and b"canary0f00d" in path.read_bytes()
     ]
@@ -305,7 +305,7 @@ def test_a_worker_that_is_killed_between_record_and_copies(
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    injected.ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
+    injected.record_ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
 
 
 @pytest.mark.thorough

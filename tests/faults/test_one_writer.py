@@ -54,7 +54,7 @@ def test_runs_that_begin_together(reference, injected, tmp_path, count, start):
         )
         assert sum(bool(read_built_shards(path)) for path in said) == 1
         assert sorted(shard for path in said for shard in read_built_shards(path)) == sorted(SHARDS)
-        injected.ended(out)
+        injected.record_ended(out)
 
 
 @pytest.mark.thorough
@@ -80,7 +80,7 @@ def test_a_run_that_begins_while_the_first_is_paused(reference, injected, tmp_pa
             and sorted(read_built_shards(first)) == sorted(SHARDS)
             and not read_built_shards(second)
         )
-        injected.ended(out)
+        injected.record_ended(out)
 
 
 PAUSED_AT = [
@@ -156,7 +156,7 @@ def test_a_paused_run_is_taken_over(reference, injected, tmp_path, count, start)
         os.kill(holder.pid, signal.SIGSTOP)
         wait_until_stopped(holder)
         check_taken_over(reference, out, holder, said, start)
-        injected.ended(out)
+        injected.record_ended(out)
 
 
 @pytest.mark.thorough
@@ -173,7 +173,7 @@ def test_a_run_that_is_paused_while_it_writes_is_taken_over(
     )
     wait_until_stopped(holder)
     check_taken_over(reference, out, holder, said, start_without_ray)
-    injected.ended(out)
+    injected.record_ended(out)
 
 
 @pytest.mark.slow
@@ -192,4 +192,4 @@ def test_a_run_that_moves_is_not_taken_over(reference, injected, tmp_path):
     finally:
         os.kill(holder.pid, signal.SIGCONT)
     assert wait_for_exit(holder) == ExitCode.SUCCESS
-    injected.ended(out)
+    injected.record_ended(out)

@@ -61,7 +61,7 @@ def test_the_bytes_are_the_same_with_another(reference, injected, tmp_path, case
     assert done.returncode == 0, done.stderr
     if "UMASK" in env:
         assert out.joinpath("run.json").stat().st_mode & 0o777 == 0o600
-    injected.ended(out)
+    injected.record_ended(out)
 
 
 @pytest.mark.thorough
@@ -70,7 +70,7 @@ def test_the_bytes_are_the_same_by_so_many_workers(reference, injected, tmp_path
     """The real command; tests/jobs/test_extract_flow.py compares one worker with two too."""
     done = extract(reference.clips, tmp_path / "dataset", workers=workers)
     assert done.returncode == 0, done.stderr
-    injected.ended(tmp_path / "dataset")
+    injected.record_ended(tmp_path / "dataset")
 
 
 def test_the_clock_is_another(tmp_path, record_property):

@@ -491,7 +491,7 @@ def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
             [small, "--checkpoint", folder / "prior", *out],
             "30x20 pixels, expected at least 64x48",
         ),
-        (sample, [tmp_path / "gone.jpg", "--checkpoint", folder / "prior", *out], "is not there"),
+        (sample, [tmp_path / "gone.jpg", "--checkpoint", folder / "prior", *out], "is missing"),
         (
             sample,
             [photo, "--checkpoint", folder / "prior", "--out", tmp_path / "x.mp4"],
