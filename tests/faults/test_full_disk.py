@@ -101,7 +101,7 @@ def test_the_disk_is_full_at_call(small, folder, record_property, number):
         [
             line
             for line in out.with_suffix(".log").read_text().splitlines()
-            if not line.startswith("{")
+            if not line.startswith("shard ")
         ],
         Dataset(out),
     )
