@@ -143,9 +143,7 @@ def test_a_run_whose_folder_of_videos_goes_away_commits_no_quarantine(reference,
     finally:
         (tmp_path / "unmounted").rename(folder)
     assert [path.stem for path in (out / "records").iterdir()] == [SHARDS[0]]
-    assert (
-        run_without_ray(reference.clips, out) == 0 and promised_digests(out) == reference.digests
-    )
+    assert run_without_ray(reference.clips, out) == 0 and promised_digests(out) == reference.digests
 
 
 @pytest.mark.slow

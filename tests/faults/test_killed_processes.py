@@ -109,7 +109,9 @@ def test_no_clip_is_to_blame_for_workers_that_are_killed_while_they_probe_it(
         and "a process died 4 times" in said[-1]
     ), said
     assert kills > MAX_TASK_RETRIES
-    injected.record_ended(out, kills + killed(reference.clips, out, iter(()), random.Random(SEED))[0])
+    injected.record_ended(
+        out, kills + killed(reference.clips, out, iter(()), random.Random(SEED))[0]
+    )
 
 
 @pytest.mark.thorough

@@ -162,7 +162,9 @@ def test_a_run_killed_at(reference, injected, proxy, server, prefix, tmp_path, p
     assert not {
         name for name in touched for shard in shards if name.startswith(f".uploads/{shard}.")
     }
-    injected.record_ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
+    injected.record_ended(
+        download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count
+    )
     assert left(again) == []
 
 
@@ -195,7 +197,9 @@ def test_a_run_that_is_taken_over_from_another_machine_commits_nothing(
         and "a later run has taken over" in first.with_suffix(".log").read_text()
     ), first.with_suffix(".log").read_text()
     assert written(proxy, prefix)[calls:] == []
-    injected.record_ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
+    injected.record_ended(
+        download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count
+    )
 
 
 @pytest.mark.thorough
@@ -305,7 +309,9 @@ def test_a_worker_that_is_killed_between_record_and_copies(
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    injected.record_ended(download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count)
+    injected.record_ended(
+        download_dataset(server, prefix, tmp_path / "found"), 1 + proxy.fault_count
+    )
 
 
 @pytest.mark.thorough
