@@ -130,7 +130,7 @@ def film(path: Path, images: Iterable[np.ndarray], fps: int, crf: int) -> None:
         file.mux(stream.encode())
 
 
-def measured(
+def measure_scene(
     subject: Scene,
     *,
     fps: int = 30,
@@ -179,7 +179,7 @@ def no_motion() -> None:
     """Finds the noise floor, and the motion from which on a spectrum means something."""
 
     def still(name: str, grain: float, crf: int) -> Sequence[Any]:
-        m, _ = measured(painted(name, grain=grain), crf=crf)
+        m, _ = measure_scene(painted(name, grain=grain), crf=crf)
         return name, grain, crf, m.mean_motion_px, verdict(m)
 
     floor = [
@@ -189,7 +189,7 @@ def no_motion() -> None:
 
     def faint(name: str, mean: float, preset: str) -> Sequence[Any]:
         subject = louder(scene(name), mean / mean_size(truth(scene(name))))
-        m, motion = measured(subject, preset=preset)
+        m, motion = measure_scene(subject, preset=preset)
         return (
             name,
             preset,
@@ -319,7 +319,7 @@ def fade() -> None:
         return 1 / (1 + np.exp((t / 5 - np.arange(VIDEO_SIZE[0]) / VIDEO_SIZE[0]) / 0.025))[:, None]
 
     def row(light: Callable[[float], Any], depth: float) -> Sequence[Any]:
-        m, motion = measured(subject, light=lambda t: 1 - depth + depth * light(t))
+        m, motion = measure_scene(subject, light=lambda t: 1 - depth + depth * light(t))
         return (
             light.__name__,
             f"{depth:.0%}",
@@ -355,7 +355,7 @@ def frozen() -> None:
                 for a, b in pairwise(plain)
             ]
         )
-        m, motion = measured(subject, hold=hold, crf=crf)
+        m, motion = measure_scene(subject, hold=hold, crf=crf)
         return (
             hold,
             crf,
@@ -392,7 +392,7 @@ def low_frame_rate() -> None:
     known = to_spectrum(truth(subject), 16)
 
     def row(fps: int) -> Sequence[Any]:
-        m, motion = measured(subject, fps=fps)
+        m, motion = measure_scene(subject, fps=fps)
         gains = [
             np.vdot(known[k], motion.spectrum()[k]).real / np.vdot(known[k], known[k]).real
             for k in bands
@@ -452,7 +452,7 @@ def too_much_motion() -> None:
         )
 
     def row(name: str, subject: Scene) -> Sequence[Any]:
-        m, motion = measured(subject)
+        m, motion = measure_scene(subject)
         error, mean = endpoint_error(motion, truth(subject)), mean_size(truth(subject))
         return (
             name,
@@ -487,7 +487,7 @@ def camera() -> None:
     """Compares turning and shaking cameras with scenes in which much sways."""
 
     def row(name: str, subject: Scene) -> Sequence[Any]:
-        m, _ = measured(subject)
+        m, _ = measure_scene(subject)
         true = float(
             (np.hypot(*truth(subject).swapaxes(0, 1)).mean(axis=0) > filters.MOVING_PX).mean()
         )
@@ -558,7 +558,7 @@ def drift() -> None:
 
     def filmed(px: float, *modes: Mode) -> Sequence[Any]:
         (m, _), (share, length) = (
-            measured(painted("ripples", growth(px), *modes)),
+            measure_scene(painted("ripples", growth(px), *modes)),
             filters.trend(moving(growth(px), *modes)),
         )
         sways = (

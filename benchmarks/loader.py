@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         selection = make_dataset(Path(folder) / "dataset", count)
         statistics = compute_statistics([selection])
-        check(selection, statistics)
+        check_contenders_agree(selection, statistics)
         contenders = {
             name: functools.partial(use, make(), count)
             for name, make in all_contenders(selection, statistics).items()
@@ -179,7 +179,7 @@ def use(stream: Iterator[list], count: int) -> None:
         count -= len(next(stream))
 
 
-def check(selection: DatasetView, statistics: SpectrumStatistics) -> None:
+def check_contenders_agree(selection: DatasetView, statistics: SpectrumStatistics) -> None:
     """Checks that both give the same of each sample."""
     made = all_contenders(selection, statistics)
     count = len(list(iter_samples(selection, SHARD)))

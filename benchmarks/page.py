@@ -43,7 +43,9 @@ def main() -> None:
     )
     options = parser.parse_args()
     lengths = [5.3, 6.0] if options.quick else [10.0, 40.0]
-    rows = [measured(ordinary_clip(options.clips, (512, 320), seconds)) for seconds in lengths]
+    rows = [
+        measure_report(ordinary_clip(options.clips, (512, 320), seconds)) for seconds in lengths
+    ]
     (few, _, _, small), (windows, _, seconds, large) = rows
     targets = [
         Target(
@@ -67,7 +69,7 @@ def main() -> None:
     )
 
 
-def measured(clip: Path) -> tuple[int, int, float, float]:
+def measure_report(clip: Path) -> tuple[int, int, float, float]:
     """Measures windows, shards, seconds and largest memory of the report on this clip's dataset."""
     root = Path(tempfile.mkdtemp(prefix="quiver-bench-page-"))
     try:

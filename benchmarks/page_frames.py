@@ -106,7 +106,7 @@ def main() -> None:
             encoding="utf-8",
         )
         with open_page(page, viewport=dict(width=1280, height=800)) as (tab, complaints):
-            timings, own = measured(tab, 1 if options.quick else options.rounds)
+            timings, own = measure_frames(tab, 1 if options.quick else options.rounds)
             assert not complaints, complaints
     targets = [
         Target(
@@ -150,7 +150,7 @@ def volume() -> SpectralVolume:
     return SpectralVolume(spectrum=waves.astype(np.float32), fps=30.0, frames=FRAMES, provenance={})
 
 
-def measured(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], float]:
+def measure_frames(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], float]:
     """Seconds a frame of each way in each round, in turns; and milliseconds a frame of the page's
     own loop.
     """
@@ -161,7 +161,7 @@ def measured(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], float]:
         "document.hidden || Object.defineProperty(document, 'hidden', {value: true}); look()"
     )  # its own loop stops
     names = list(COUNTS)
-    check(tab)
+    check_page_draws(tab)
     timings: dict[str, list[Timing]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
@@ -170,7 +170,7 @@ def measured(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], float]:
     return timings, own
 
 
-def check(tab: Any) -> None:
+def check_page_draws(tab: Any) -> None:
     """Checks that all draw the picture: nearly the same color in the middle."""
     tab.evaluate("quiver.settings.magnification = 0")
     seen = np.array(

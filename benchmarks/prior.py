@@ -78,7 +78,7 @@ def main() -> None:
         ]
         for seed in range(options.seeds)
     ]
-    rows = [measured(prior, scenes, mean, sample) for sample in samples]
+    rows = [measure_samples(prior, scenes, mean, sample) for sample in samples]
     for name, row in [
         *((str(seed), row) for seed, row in enumerate(rows)),
         ("mean", np.mean(rows, axis=0)),
@@ -113,7 +113,7 @@ def first_of_each(scenes: Iterator[Scene], frequencies: int) -> Iterator[Scene]:
             yield scene._replace(channels=scene.channels[:frequencies])
 
 
-def measured(
+def measure_samples(
     prior: Prior, scenes: Sequence[Scene], mean: np.ndarray, samples: Sequence[np.ndarray]
 ) -> list[float]:
     """Measures one sample of each scene."""

@@ -34,7 +34,7 @@ def main() -> None:
         for mode in SPLAT_MODES
         for name, way in WAYS.items()
     }
-    check(contenders)
+    check_contenders_agree(contenders)
     timings = interleaved(contenders, 1 if options.quick else options.rounds)
     targets = [
         speedup(
@@ -77,7 +77,7 @@ def both_ways(
     return [splatted.detach(), *(x.grad for x in inputs if x.grad is not None)]
 
 
-def check(contenders: dict[str, Callable[[], list[Tensor]]]) -> None:
+def check_contenders_agree(contenders: dict[str, Callable[[], list[Tensor]]]) -> None:
     """Checks that both ways give the same."""
     for mode in SPLAT_MODES:
         for theirs, ours in zip(*(contenders[f"{mode}, {name}"]() for name in WAYS), strict=True):

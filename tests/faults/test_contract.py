@@ -114,7 +114,7 @@ def test_every_setting_is_one_or_the_other(record_property):
     assert len(SETTINGS) > 30 and {name for name, _, _ in SETTINGS} >= NEUTRAL
 
 
-def moved(reference: Reference, folder: Path) -> Path:
+def copy_clips_elsewhere(reference: Reference, folder: Path) -> Path:
     """The same clips and table, elsewhere."""
     others = shutil.ignore_patterns("bad *")  # other tests put them beside
     return (
@@ -164,7 +164,7 @@ def replaced(table: Path) -> None:
     ],
 )
 def test_clips_that_were(reference, begun, tmp_path, capsys, change, words):
-    table, before = moved(reference, tmp_path), committed_files(begun)
+    table, before = copy_clips_elsewhere(reference, tmp_path), committed_files(begun)
     change(table)
     code, said = code_of(capsys, table, begun)
     assert (code == ExitCode.CONTRACT and words in said) if words else code == 0, said

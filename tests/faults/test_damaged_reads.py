@@ -35,7 +35,7 @@ Reads = Iterator[tuple[Any, Callable[[], Any]]]
 """What is read, and how."""
 
 
-def drawn(windows: ShardDataset) -> Reads:
+def iterate_samples(windows: ShardDataset) -> Reads:
     """Every sample, as the second epoch of seed 3 draws it, alone in its batch."""
     for number in range(len(windows)):
         yield (
@@ -54,7 +54,7 @@ def trained(root: Path, statistics: Path | None, **more: Any) -> Reads:
     for windows in data.make_train_and_test(
         selections, scales, "adaptive", damage.CONFIG.frequencies, **more
     ):
-        yield from drawn(windows) if windows else ()
+        yield from iterate_samples(windows) if windows else ()
 
 
 def denoiser(root: Path) -> Reads:
@@ -69,7 +69,9 @@ def renderer(root: Path) -> Reads:
     data = TrainingOptions(data=(str(root),), out=root / "out")
     selections = data.open_datasets()
     for split in ("train", "test"):
-        yield from drawn(PairDataset(selections, data.load_statistics(selections), split=split))
+        yield from iterate_samples(
+            PairDataset(selections, data.load_statistics(selections), split=split)
+        )
 
 
 def evaluation(root: Path) -> Reads:
