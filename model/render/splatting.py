@@ -70,9 +70,9 @@ def splat_lost_detail(
 ) -> Float[Tensor, "batch channels height width"]:
     """The detail that softmax splatting has smoothed away (docs/design/maths.md, 29).
 
-    `copy_clips_elsewhere` are the features after splatting. They are read where the flow took each feature; its
+    `moved` are the features after splatting. They are read where the flow took each feature; its
     difference from what is read there is the lost detail, which is splatted too. Only pixels of
-    `copy_clips_elsewhere` for which `inside` is 1, not 0, are read.
+    `moved` for which `inside` is 1, not 0, are read.
     """
     height, width = flow.shape[2:]
     x, y = (
