@@ -56,9 +56,9 @@ from schemas.records import PlanRow
 
 @dataclass(frozen=True, kw_only=True)
 class FilterOptions:
-    filters: Literal["paper", "subtle", "none"] = "paper"
-    """Set of thresholds: paper has the paper's rules, subtle keeps motion under a pixel, none
-    measures and never rejects.
+    filters: Literal["subtle", "paper", "none"] = "subtle"
+    """Set of thresholds: subtle keeps natural sway, of less than a pixel too; paper has the paper's
+    rules; none measures and never rejects.
     """
 
 
@@ -139,7 +139,7 @@ def parse_job(args: Sequence[str]) -> ExtractFlow:
     """
     presets = [args[i + 1] for i, arg in enumerate(args[:-1]) if arg == "--filters"]
     presets += [arg.split("=", 1)[1] for arg in args if arg.startswith("--filters=")]
-    thresholds = PRESETS.get(presets[-1] if presets else "paper", PRESETS["paper"])
+    thresholds = PRESETS.get(presets[-1] if presets else "subtle", PRESETS["subtle"])
     default = ExtractFlow(
         clips=tyro.MISSING, out=tyro.MISSING, build=BuildConfig(thresholds=thresholds)
     )

@@ -38,7 +38,7 @@ class Refilter:
     """Folder of the dataset."""
     name: str
     """Name of the view; one of the same name is replaced."""
-    filters: Literal["paper", "subtle", "none"] | None = None
+    filters: Literal["subtle", "paper", "none"] | None = None
     """Set of thresholds to begin with, instead of the dataset's own."""
     workers: int = 1
     """Processes that count the shards of which windows are dropped; with more than one, on Ray."""

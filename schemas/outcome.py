@@ -42,6 +42,7 @@ class Reason(StrEnum):
     TOO_MUCH_MOTION = "too_much_motion"
     CAMERA_MOTION = "camera_motion"
     DRIFT = "drift"
+    PASSING = "passing"
     UNRELIABLE_FLOW = "unreliable_flow"
     # quarantined: the input could not be turned into a sample
     MISSING = "missing"
@@ -90,27 +91,50 @@ class FilterMeasures:
     """Lowest normalised correlation of two neighbouring frames."""
     cut_histogram: float
     """Largest histogram distance of two neighbouring frames, 0 (equal) to 1 (disjoint)."""
-    fade_levels: float
-    """Range of the mean brightness over the window, grey levels."""
+    light_change: float
+    """Share by which at least four fifths of the picture become lighter or darker, 0 to 1."""
+    contrast_change: float
+    """Share of its highest contrast that the picture lacks at its flattest, 0 to 1."""
     frozen_share: float
     """Share of the steps between source frames that change nothing."""
     frame_rate: float
     """Source frames a second: steps over the time that they span."""
     longest_gap_s: float
     """Longest time between two neighbouring source frames, seconds."""
+    believed_share: float
+    """Share of the pixels whose flow is believed. Only they count in the measures of motion."""
     mean_motion_px: float
     """Displacement averaged over time and pixels."""
     moving_share: float
     """Share of the pixels whose displacement, averaged over time, is over 1 px."""
+    sway_px: float
+    """Amplitude of what sways most: the 99th percentile of sqrt 2 times the root mean square of a
+    pixel's displacement about a straight line in time.
+    """
+    large_motion_px: float
+    """The displacement that 5 % of the pixels pass in 5 % of the time."""
+    camera_share: float
+    """Share of the picture's parts that move as one: with the camera."""
     trend_share: float
-    """Share of the motion's energy (about its mean in time) that a straight line in time explains.
+    """Share of the energy (about its mean in time) of what moves most that a straight line in time
+    explains.
     """
     drift_px: float
     """End-to-end length of a straight line fitted beside the slowest oscillation, averaged over
     pixels.
     """
+    reversing_share: float
+    """Share of the energy of what moves most on paths that turn back at least twice."""
+    passing_share: float
+    """Share of the energy of what moves most on paths that leave their place once, briefly and to
+    one side.
+    """
+    unexplained_share: float
+    """What the flow leaves unexplained of the picture where it moves, as a share of the local
+    contrast.
+    """
     inconsistent_share: float
-    """Share of the pixels where forward and backward flow disagree."""
+    """Share of the moving, textured pixels where forward and backward flow disagree."""
 
 
 @dataclass(frozen=True)

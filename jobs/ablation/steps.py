@@ -96,7 +96,7 @@ class Ablate:
     """
     data: str | None = None
     """A dataset extracted with --frequencies 24 or more, instead of --clips."""
-    filters: Literal["paper", "subtle", "none"] = "subtle"
+    filters: Literal["subtle", "paper", "none"] = "subtle"
     """For --clips: the filters that windows must pass."""
     test_fraction: float = 0.1
     """For --clips: share of the videos that are held out, unless a table says which."""

@@ -3,7 +3,7 @@
     extract/plan.py          which windows there are, and in which shard (before the run)
     extract/frame_stream.py  the frames of each window, decoded ahead and once each
     extract/window.py        flow, spectrum, measures and sample of one window
-    filters.py               whether a motion prior should learn from the window
+    filters/                 whether a motion prior should learn from the window
     dataset/commit.py        the tar, its histogram and its record, committed together
 
 Life of a window: its frames arrive; flow from its start frame to every frame is added to a running
@@ -168,7 +168,7 @@ def _finish_window(window: PendingWindow | WindowResult, config: BuildConfig) ->
         return window
     row, frames, pending, provenance = window
     try:
-        motion = synchronize(pending)
+        motion = synchronize(pending, frames[0].stats.gray)
         measures = measure_window(frames, motion)
         kept_row = make_kept_row(row.window().key, measures, motion)
         if verdicts := filters.judge(measures, config.thresholds):

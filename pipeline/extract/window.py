@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float16, Float32
+from jaxtyping import Float16, Float32, UInt8
 
-from pipeline import filters
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.frame_stream import PreparedFrame
+from pipeline.filters import measure_frames
+from pipeline.filters.flow_quality import measure_flow_quality
+from pipeline.filters.motion import measure_motion
 from pipeline.flow.consistency import confidence, damp, relative_disagreements
 from pipeline.flow.estimator import FlowEstimator
 from pipeline.motion import spectrum
@@ -47,10 +49,17 @@ class _WindowMotion(NamedTuple):
     forward: dict[int, Float32[np.ndarray, "2 height width"]]
     disagreements: Float32[np.ndarray, "checks height width"]
     """Disagreement of forward and backward flow over what is tolerated; NaN outside the image."""
+    checks: tuple[int, ...]
+    """Indices of the frames of which the disagreements are."""
+    confidence: UInt8[np.ndarray, "height width"]
+    """How far the flow of each pixel is to be believed, 0 to 255."""
 
 
-def synchronize(pending: PendingMotion) -> _WindowMotion:
-    """Waits for the device. Raises Quarantined (nonfinite) if the flow is not finite."""
+def synchronize(pending: PendingMotion, gray: UInt8[np.ndarray, "height width"]) -> _WindowMotion:
+    """Waits for the device; `gray` is the start frame.
+
+    Raises Quarantined (nonfinite) if the flow is not finite.
+    """
     sums = pending.sums
     sums.synchronize()
     if not sums.is_finite():
@@ -59,11 +68,14 @@ def synchronize(pending: PendingMotion) -> _WindowMotion:
         {i: to_array(flow) for i, flow in flows.items()}
         for flows in (pending.forward, pending.backward)
     )
+    disagreements = relative_disagreements([(forward[i], back) for i, back in backward.items()])
     return _WindowMotion(
         sums,
         sums.grid_motion(),
         forward,
-        relative_disagreements([(forward[i], back) for i, back in backward.items()]),
+        disagreements,
+        tuple(backward),
+        confidence(gray, disagreements),
     )
 
 
@@ -135,13 +147,20 @@ def backward_frame_indices(frames: int, checks: int) -> list[int]:
 def measure_window(frames: Sequence[PreparedFrame], motion: _WindowMotion) -> FilterMeasures:
     """Computes all measures of a window, rounded as they are recorded."""
     times = np.array([frame.time for frame in frames])
-    values = filters.measure_frames(
+    values = measure_frames(
         [frame.stats for frame in frames],
         [frame.delta for frame in frames[1:] if frame.delta],
         times,
     )
-    values |= filters.measure_motion(motion.sums.weight(), motion.coarse_motion)
-    values["inconsistent_share"] = filters.inconsistent_share(motion.disagreements)
+    weight = motion.sums.weight()
+    values |= measure_motion(weight, motion.coarse_motion, motion.confidence)
+    values |= measure_flow_quality(
+        frames[0].stats.gray,
+        [(frames[i].stats.gray, motion.forward[i]) for i in motion.checks],
+        motion.disagreements,
+        weight,
+        motion.confidence,
+    )
     return FilterMeasures(**{name: _round_measure(value) for name, value in values.items()})
 
 
@@ -163,16 +182,15 @@ def make_sample(
     Raises Quarantined (overflow) if a coefficient does not fit into float16.
     """
     targets = choose_pair_frames(row.window().key, len(frames), config.pairs)
-    confidence_map = confidence(frames[0].stats.gray, motion.disagreements)
     channels, weight = motion.sums.channels(), motion.sums.weight()
     if config.damp:
-        channels, weight = damp(channels, confidence_map), damp(weight, confidence_map)
+        channels, weight = damp(channels, motion.confidence), damp(weight, motion.confidence)
     return Sample(
         key=row.window().key,
         image=frames[0].image,
         spectrum=_to_float16(channels),
         weight=_to_float16(weight),
-        confidence=confidence_map,
+        confidence=motion.confidence,
         pair_time=np.array([frames[i].time - frames[0].time for i in targets], np.float32),
         pair_flow=_to_float16(np.stack([motion.forward[i] for i in targets])),
         pair_image=np.stack([frames[i].image for i in targets]),

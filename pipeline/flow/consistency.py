@@ -34,6 +34,10 @@ _CELL_PX = 4
 """Confident motion is spread on a grid of cells of this width."""
 _SPREAD_SIGMA_PX = 8.0
 """Standard deviation of the Gaussian that spreads it."""
+BELIEVED = 26
+"""Flow of at least this confidence, of 255, is believed: a tenth. What is not believed counts in no
+measure and in no statistics.
+"""
 REST_WEIGHT = 0.05
 """Weight of the assumption that nothing moves, m of docs/design/maths.md, 9: at this mean
 confidence around a pixel the spread motion is halved.

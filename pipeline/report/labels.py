@@ -24,20 +24,36 @@ class MeasureLabel(NamedTuple):
 
 
 MEASURE_LABELS = {
+    "sway_px": MeasureLabel(
+        "Sway",
+        "px",
+        "Amplitude of what sways most: the 99th percentile over the pixels. Logarithmic axis.",
+    ),
     "mean_motion_px": MeasureLabel(
         "Motion",
         "px",
         "Displacement from the start frame, averaged over time and pixels. Logarithmic axis.",
     ),
+    "large_motion_px": MeasureLabel(
+        "Large motion",
+        "px",
+        "The displacement that 5 % of the pixels pass in 5 % of the time. Logarithmic axis.",
+    ),
+    "camera_share": MeasureLabel(
+        "Camera",
+        "",
+        "Share of the picture's parts that move as one: then it is the camera that moves.",
+    ),
     "moving_share": MeasureLabel(
         "Moving share",
         "",
-        "Share of the pixels that move over 1 px on average. When nearly all do, it is the camera.",
+        "Share of the pixels that move over 1 px on average. The paper takes nearly all of them for"
+        " the camera.",
     ),
     "trend_share": MeasureLabel(
         "Trend",
         "",
-        "Share of the motion's energy that a straight line in time explains."
+        "Share of the energy of what moves most that a straight line in time explains."
         " A sway comes back, a drift does not.",
     ),
     "drift_px": MeasureLabel(
@@ -46,11 +62,33 @@ MEASURE_LABELS = {
         "Length of that straight line beside the slowest sway."
         " Logarithmic axis; it counts together with --drift-share.",
     ),
+    "reversing_share": MeasureLabel(
+        "Turning back",
+        "",
+        "Share of the energy of what moves most on paths that turn back at least twice."
+        " Where that is much, there is no drift.",
+    ),
+    "passing_share": MeasureLabel(
+        "Passing",
+        "",
+        "Share of the energy of what moves most on paths that leave their place once and briefly:"
+        " something passes.",
+    ),
+    "unexplained_share": MeasureLabel(
+        "Unexplained",
+        "",
+        "What the flow leaves unexplained of the picture where it moves, as a share of the local"
+        " contrast: falling water, flames, people.",
+    ),
     "inconsistent_share": MeasureLabel(
         "Inconsistent flow",
         "",
-        "Share of the pixels where flow forward and backward disagree:"
-        " the flow cannot be believed.",
+        "Share of the moving, textured pixels where flow forward and backward disagree.",
+    ),
+    "believed_share": MeasureLabel(
+        "Believed share",
+        "",
+        "Share of the pixels whose flow is believed. The measures of motion count no other.",
     ),
     "cut_correlation": MeasureLabel(
         "Frame correlation", "", "Lowest correlation of two neighbouring frames. A cut breaks it."
@@ -58,8 +96,15 @@ MEASURE_LABELS = {
     "cut_histogram": MeasureLabel(
         "Histogram step", "", "Largest distance of two neighbouring frames' histograms, 0 to 1."
     ),
-    "fade_levels": MeasureLabel(
-        "Brightness range", "grey levels", "How far the mean brightness ranges over the window."
+    "light_change": MeasureLabel(
+        "Change of light",
+        "",
+        "Share by which at least four fifths of the picture become lighter or darker.",
+    ),
+    "contrast_change": MeasureLabel(
+        "Change of contrast",
+        "",
+        "Share of its highest contrast that the picture lacks at its flattest.",
     ),
     "frozen_share": MeasureLabel(
         "Frozen share",
@@ -79,14 +124,15 @@ REASON_TEXTS = {
     "duplicate_clip": "the same video was listed before",
     "too_short": "shorter than one window",
     "cut": "the scene changes within the window",
-    "fade": "the brightness changes",
+    "fade": "the light or the contrast of the whole picture changes",
     "frozen": "frames are repeated",
     "low_frame_rate": "too few frames a second, or a gap between them",
     "no_motion": "hardly anything moves",
     "too_much_motion": "more than a sway, or flow that went wrong",
-    "camera_motion": "nearly every pixel moves",
+    "camera_motion": "the picture moves as one",
     "drift": "what moves does not come back",
-    "unreliable_flow": "flow forward and backward disagree",
+    "passing": "something passes once",
+    "unreliable_flow": "the flow does not explain what changes",
     "missing": "no such file",
     "unreadable": "the file may not be read",
     "forbidden_path": "a link that leaves its folder",

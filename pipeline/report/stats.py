@@ -42,22 +42,33 @@ class Rule(NamedTuple):
 
 
 THRESHOLD_RULES = (
+    Rule("no_sway_px", "sway_px", Reason.NO_MOTION, False),
+    Rule("too_much_sway_px", "sway_px", Reason.TOO_MUCH_MOTION, True),
     Rule("no_motion_px", "mean_motion_px", Reason.NO_MOTION, False),
     Rule("too_much_motion_px", "mean_motion_px", Reason.TOO_MUCH_MOTION, True),
+    Rule("large_motion_px", "large_motion_px", Reason.TOO_MUCH_MOTION, True),
+    Rule("camera_share", "camera_share", Reason.CAMERA_MOTION, True),
     Rule("camera_motion", "moving_share", Reason.CAMERA_MOTION, True),
     Rule("drift_share", "trend_share", Reason.DRIFT, True),
     Rule("drift_share_alone", "trend_share", Reason.DRIFT, True),
     Rule("drift_px", "drift_px", Reason.DRIFT, True),
+    Rule("reversing_share", "reversing_share", Reason.DRIFT, False),
+    Rule("passing_share", "passing_share", Reason.PASSING, True),
+    Rule("unexplained_share", "unexplained_share", Reason.UNRELIABLE_FLOW, True),
+    Rule("unexplained_share_fast", "unexplained_share", Reason.UNRELIABLE_FLOW, True),
     Rule("inconsistent_share", "inconsistent_share", Reason.UNRELIABLE_FLOW, True),
     Rule("cut_correlation", "cut_correlation", Reason.CUT, False),
     Rule("cut_histogram", "cut_histogram", Reason.CUT, True),
-    Rule("fade_levels", "fade_levels", Reason.FADE, True),
+    Rule("light_change", "light_change", Reason.FADE, True),
+    Rule("contrast_change", "contrast_change", Reason.FADE, True),
     Rule("frozen_share", "frozen_share", Reason.FROZEN, True),
     Rule("low_frame_rate", "frame_rate", Reason.LOW_FRAME_RATE, False),
     Rule("longest_gap_s", "longest_gap_s", Reason.LOW_FRAME_RATE, True),
 )
 """A rule for every field of Thresholds, in the order of the report."""
-LOG_AXIS_MEASURES = {"mean_motion_px", "drift_px", "longest_gap_s"}
+LOG_AXIS_MEASURES = {
+    *("sway_px", "mean_motion_px", "large_motion_px", "drift_px", "longest_gap_s"),
+}
 """Measures drawn on a logarithmic axis: they span orders of magnitude, and are never 0 in a moving
 picture.
 """

@@ -16,9 +16,19 @@ ONLY_IN_JOBS = {"ray", "tyro", "rich", "argparse"}
 NOT_IN_MODEL = {"ray", "decord", "webdataset"}
 FOLDERS = {
     "pipeline": [
-        *["version", "sizes", "redact", "filters", "atomic_files", "torchvision_import"],
-        *["decode", "motion", "flow", "dataset", "maintain", "extract", "images", "preview"],
-        *["whole_clip", "report", "synthetic", "flow_benchmark"],
+        *["version", "sizes", "redact", "atomic_files", "torchvision_import"],
+        *[
+            "decode",
+            "motion",
+            "flow",
+            "filters",
+            "dataset",
+            "maintain",
+            "extract",
+            "images",
+            "preview",
+        ],
+        *["preview", "whole_clip", "report", "synthetic", "flow_benchmark"],
     ],
     "model": [
         *["device", "normalizer", "checkpoints", "backbones"],

@@ -14,24 +14,38 @@ from pipeline.dataset.commit import ShardDraft
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
-from pipeline.filters import judge
+from pipeline.filters import PRESETS, judge
 from schemas.outcome import FilterMeasures, Outcome, Stage
 from schemas.records import PlanRow
 from schemas.sample import FORMAT_VERSION, Sample
 from schemas.shard_record import RecordRow
 
-CONFIG = BuildConfig(size=(40, 32), frequencies=4, pairs=2, plan=PlanConfig(frames=24))
+CONFIG = BuildConfig(
+    size=(40, 32),
+    frequencies=4,
+    pairs=2,
+    plan=PlanConfig(frames=24),
+    thresholds=PRESETS["paper"],
+)
 PASSING_MEASURES = dict(
     cut_correlation=0.99,
     cut_histogram=0.01,
-    fade_levels=2.0,
+    light_change=0.02,
+    contrast_change=0.02,
     frozen_share=0.0,
     frame_rate=30.0,
     longest_gap_s=0.034,
+    believed_share=0.9,
     mean_motion_px=2.0,
     moving_share=0.5,
+    sway_px=2.0,
+    large_motion_px=4.0,
+    camera_share=0.1,
     trend_share=0.1,
     drift_px=0.5,
+    reversing_share=0.9,
+    passing_share=0.0,
+    unexplained_share=0.1,
     inconsistent_share=0.05,
 )
 """Measures that every set of thresholds keeps."""
