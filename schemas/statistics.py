@@ -15,16 +15,16 @@ Pool = Literal["components", "none", "all"]
 _Method = Literal["histogram", "exact"]
 DEFINITION = {
     "components": (
-        "scale[k] is that quantile of |S_k| over all pixels, both displacement components and all "
-        "training samples"
+        "scale[k] is that quantile of |S_k| over all pixels whose flow is believed, both "
+        "displacement components and all training samples"
     ),
     "none": (
-        "scale[k] holds that quantile of |S_k| over all pixels and all training samples for x and "
-        "for y"
+        "scale[k] holds that quantile of |S_k| over all pixels whose flow is believed and all "
+        "training samples for x and for y"
     ),
     "all": (
-        "scale[k] is that quantile of |S_k| over all pixels, components, frequencies and training "
-        "samples: one number for all k"
+        "scale[k] is that quantile of |S_k| over all pixels whose flow is believed, components, "
+        "frequencies and training samples: one number for all k"
     ),
 }
 

@@ -68,7 +68,7 @@ class ShardDraft:
         if sample is not None:
             members = self.writer.add(replace(sample, meta=sample.meta | self.provenance))
             row = replace(row, members=members)
-            histogram.add_sample(sample.spectrum, self.counts)
+            histogram.add_sample(sample, self.counts)
         if strip is not None:
             self.strips[row.key] = strip
         self.rows.append(row)

@@ -11,11 +11,13 @@ from math import ceil, floor
 
 import cv2
 import numpy as np
-from jaxtyping import Float16, Float32, Float64, Int32, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from pipeline.flow.consistency import BELIEVED
 from pipeline.motion.spectrum import modulus
+from schemas.sample import Sample
 
 BINS = 1 << 15
 FINE_BINS = 1 << 16
@@ -36,38 +38,35 @@ def count_bins(modulus: Float32[np.ndarray, " values"], counts: Int64[np.ndarray
     counts[: len(added)] += added
 
 
-def moduli(
-    channels: Float16[np.ndarray, "freq 4 height width"],
-) -> Float32[np.ndarray, "freq 2 pixels"]:
-    """Returns |S_k| of each displacement component at each pixel of a sample, in pixels.
-
-    channels: re x, im x, re y, im y of each frequency, in pixels.
+def moduli(sample: Sample) -> Float32[np.ndarray, "freq 2 pixels"]:
+    """Returns |S_k| of each displacement component at each pixel whose flow is believed, in pixels:
+    motion that the estimator invents must not decide what is usual.
     """
+    channels = sample.spectrum
     # cv2.add converts float16 faster than numpy's astype
     rows = channels.reshape(-1, channels.shape[-1])
     floats = cv2.add(rows, 0.0, dtype=cv2.CV_32F)  # pyright: ignore
     parts = floats.reshape(len(channels), 2, 2, -1)
+    believed = sample.confidence.reshape(-1) >= BELIEVED
+    if not believed.all():
+        parts = parts[..., believed]
     return modulus(parts[:, :, 0], parts[:, :, 1])
 
 
-def add_sample(
-    channels: Float16[np.ndarray, "freq 4 height width"], counts: Int64[np.ndarray, "freq 2 bins"]
-) -> None:
-    """Adds |S_k| of each frequency and displacement component of a sample to `counts`, in place."""
-    for values, frequency_counts in zip(moduli(channels), counts, strict=True):
+def add_sample(sample: Sample, counts: Int64[np.ndarray, "freq 2 bins"]) -> None:
+    """Adds the `moduli` of each frequency and displacement component of a sample to `counts`, in
+    place.
+    """
+    for values, frequency_counts in zip(moduli(sample), counts, strict=True):
         for component in range(2):
             count_bins(values[component], frequency_counts[component])
 
 
-def count_samples(
-    samples: Iterable[Float16[np.ndarray, "freq 4 height width"]], frequencies: int
-) -> Int64[np.ndarray, "freq 2 bins"]:
-    """Returns the histogram of |S_k| over samples; the counts add up to the number of
-    coefficients.
-    """
+def count_samples(samples: Iterable[Sample], frequencies: int) -> Int64[np.ndarray, "freq 2 bins"]:
+    """Returns the histogram of the `moduli` of samples; the counts add up to their number."""
     counts = np.zeros((frequencies, 2, BINS), np.int64)
-    for channels in samples:
-        add_sample(channels, counts)
+    for sample in samples:
+        add_sample(sample, counts)
     return counts
 
 
@@ -138,7 +137,7 @@ def mean_power(counts: Int64[np.ndarray, " bins"]) -> float:
     used = np.flatnonzero(counts[:FINITE_BINS])
     low, high = edges()[used], edges()[used + 1]
     squares = np.where(used == 0, 0.0, (low * low + low * high + high * high) / 3)
-    return float(counts[used] @ squares / counts.sum())
+    return float(counts[used] @ squares / max(counts.sum(), 1))
 
 
 def fine_histogram(

@@ -1,7 +1,8 @@
 """Compute the scales that normalize coefficients, from the histograms of the training shards.
 
-s_f is the 95th percentile of |S_k| over all pixels of all training samples, x and y together
-(docs/design/maths.md, section 8). The histograms give it within 0.4 %, fine counts to the last bit.
+s_f is the 95th percentile of |S_k| over all believed pixels of all training samples, x and y
+together (docs/design/maths.md, section 8). The histograms give it within 0.4 %, fine counts to the
+last bit.
 """
 
 from collections.abc import Sequence
@@ -63,13 +64,19 @@ class Quantiles:
     def required_fine_bins(self, cell: _Cell, q: float) -> set[_Bin]:
         """Returns the bins whose fine counts an exact quantile needs."""
         counts = self.cell_counts(cell)
+        if not counts.any():
+            return set()
         ranks = histogram.ranks(int(counts.sum()), q)
         bins = {histogram.find_bin(counts, rank) for rank in ranks}
         return {(k, c, which) for k, c in cell for which in bins}
 
     def __call__(self, cell: _Cell, q: float) -> float:
-        """Returns the q-quantile of a cell, in pixels."""
+        """Returns the q-quantile of a cell, in pixels; 0 if no value was counted, as if nothing
+        moved.
+        """
         counts = self.cell_counts(cell)
+        if not counts.any():
+            return 0.0
         if not self.fine_counts:
             return histogram.quantile(counts, q)
         count = int(counts.sum())
@@ -195,7 +202,7 @@ def count_fine_bins(view: DatasetView, shard: str, bins: set[_Bin]) -> FineCount
     """
     counts = {place: np.zeros(histogram.FINE_BINS, np.int64) for place in bins}
     for sample in iter_samples(view, shard):
-        values = histogram.moduli(sample.spectrum)
+        values = histogram.moduli(sample)
         for k, c, which in bins:
             counts[k, c, which] += histogram.fine_histogram(values[k, c], which)
     return counts

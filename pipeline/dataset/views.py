@@ -122,7 +122,7 @@ def write_merged_histogram(
 def _recount_histogram(view: DatasetView, shard: str) -> Any:
     """Returns the histogram of the samples of a shard that the view keeps."""
     return histogram.count_samples(
-        (sample.spectrum for sample in iter_samples(view, shard)),
+        iter_samples(view, shard),
         view.dataset.contract().config["frequencies"],
     )
 

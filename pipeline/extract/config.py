@@ -48,7 +48,7 @@ class BuildConfig:
     """True later frames kept per sample, with their flow, for the renderer."""
     checks: int = 8
     """Frames of a window on which backward flow is computed too."""
-    damp: bool = False
+    damp: bool = True
     """Replace displacements without confidence by what is confident around them, or by rest."""
     plan: PlanConfig = field(default_factory=PlanConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)

@@ -72,7 +72,7 @@ def rebuild_histogram(dataset: Dataset, shard: str) -> None:
         with open(dataset.tar_path(shard), "rb") as file:
             for scanned in scan_samples(file, record.kept_members(), hashlib.sha256()):
                 if scanned.sample:
-                    histogram.add_sample(scanned.sample.spectrum, counts)
+                    histogram.add_sample(scanned.sample, counts)
     data = histogram.encode(counts)
     if hashlib.sha256(data).hexdigest() != record.histogram:
         raise DamagedShard(

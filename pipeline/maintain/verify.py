@@ -281,7 +281,7 @@ def _check_tar(
                 if metadata_faults := _check_metadata(rows[key], sample, contract):
                     problems += metadata_faults
                 else:
-                    histogram.add_sample(sample.spectrum, counts)
+                    histogram.add_sample(sample, counts)
             problems += scan_end(file, digest)
     except FileNotFoundError:
         return ["is gone"]

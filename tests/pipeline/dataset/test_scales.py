@@ -46,7 +46,7 @@ def dataset(tmp_path_factory):
 def values(dataset):
     """|S_k| of every training sample, float64 [K, 2, N]."""
     found = [
-        moduli(sample.spectrum)
+        moduli(sample)
         for shard in ("train-000000", "train-000001")
         for sample in iter_samples(DatasetView(dataset), shard)
     ]
@@ -109,7 +109,7 @@ def test_every_listed_quantile_is_numpys(dataset, values):
 
 def test_several_data_sets_are_one(dataset, values, tmp_path):
     other = write_dataset(tmp_path / "b", {"train-000000": [PASSING_MEASURES] * 4}, seed=9)
-    more = [moduli(sample.spectrum) for sample in iter_samples(DatasetView(other), "train-000000")]
+    more = [moduli(sample) for sample in iter_samples(DatasetView(other), "train-000000")]
     both = [DatasetView(dataset), DatasetView(other)]
     together = np.concatenate([values, *more], axis=2)
     assert list(exact(both).scale) == expected(together.astype(np.float64), "components", 0.95)
