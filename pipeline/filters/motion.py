@@ -53,12 +53,14 @@ def measure_motion(
     )
     if np.count_nonzero(believed) < _MIN_BELIEVED_PIXELS:
         names = ["sway_px", "large_motion_px", "camera_share", "trend_share", "drift_px"]
-        return measures | dict.fromkeys([*names, "reversing_share", "passing_share"], 0.0)
+        names += ["reversing_share", "passing_share", "moving_confidence"]
+        return measures | dict.fromkeys(names, 0.0)
     paths = motion[:, :, believed]
     centered = paths - paths.mean(axis=0)
     energies = np.square(centered).sum(axis=(0, 1))
     amplitudes = np.sqrt(2 * energies / len(paths))
     moving = amplitudes > max(_LEAST_SWAY_PX, float(np.percentile(amplitudes, 95)) / 2)
+    certainties = confidence[::GRID_STEP, ::GRID_STEP][believed] / np.float64(255)
     trend_energies, drifts = _fit_lines(centered)
     sways = np.sqrt(2 * np.maximum(energies - trend_energies, 0) / len(paths))
     reversing, passing = _turning_shares(centered[:, :, moving], energies[moving])
@@ -68,6 +70,7 @@ def measure_motion(
         camera_share=camera_share(motion, believed),
         trend_share=_share(trend_energies[moving], energies[moving]),
         drift_px=float(drifts.mean(dtype=np.float64)),
+        moving_confidence=float(certainties[moving].mean()) if moving.any() else 0.0,
         reversing_share=reversing,
         passing_share=passing,
     )
