@@ -66,11 +66,11 @@ class Thresholds:
     """
     moving_confidence: float = 0.27
     """Unreliable flow: the flow of what moves most has a lower confidence than this."""
-    unexplained_share: float = 0.46
+    unexplained_share: float = 0.45
     """Unreliable flow: more than this share of the picture's contrast is not explained by the flow
     where it claims motion.
     """
-    unexplained_share_fast: float = 0.36
+    unexplained_share_fast: float = 0.35
     """Unreliable flow: the same where the motion is over 16 px."""
     inconsistent_share: float = 0.75
     """Unreliable flow: forward and backward flow disagree at more than this share of the moving,
