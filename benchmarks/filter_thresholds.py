@@ -26,7 +26,8 @@ from pipeline.extract.config import BuildConfig
 from pipeline.extract.window import measure_window, synchronize
 from pipeline.filters import PRESETS, FrameDelta
 from pipeline.filters.frames import UNCHANGED_LEVELS
-from pipeline.filters.motion import MOVING_PX, trend
+from pipeline.filters.lines import trend
+from pipeline.filters.motion import MOVING_PX
 from pipeline.flow.config import FlowConfig
 from pipeline.motion.spectrum import RunningSpectrum, interpolation_matrix, to_spectrum
 from pipeline.synthetic import render as synthetic

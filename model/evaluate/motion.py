@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy.stats import wasserstein_distance
 
 from model.evaluate.spectral import safe_ratio
-from pipeline.filters.motion import drift_weights
+from pipeline.filters.lines import drift_weights
 
 Motion = Float[np.ndarray, "_ 2 _ _"]
 """[time, x and y, height, width]."""
