@@ -50,6 +50,10 @@ class BuildConfig:
     """Frames of a window on which backward flow is computed too."""
     damp: bool = True
     """Replace displacements without confidence by what is confident around them, or by rest."""
+    stabilize: bool = False
+    """Fit the motion of the camera to each frame and subtract it: what is left is judged and
+    stored. This is for hand-held videos; a subject that fills the picture is taken for the camera.
+    """
     plan: PlanConfig = field(default_factory=PlanConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)

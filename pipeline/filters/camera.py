@@ -2,7 +2,7 @@
 
 A camera that pans, zooms, turns or shakes carries the whole picture along one similarity transform
 a frame; a meadow in the wind moves everywhere too, but not as one. So the similarity is fitted
-robustly to the displacements of each frame (docs/design/maths.md, 34), every part of the picture
+robustly to the displacements of each frame (docs/design/maths.md, 45), every part of the picture
 with the same weight, and asked in how many parts it explains what moves there.
 """
 
@@ -30,6 +30,10 @@ _FITTED_COLUMNS = 32
 """Columns of the grid that are fitted, at most about: neighbors say the same."""
 
 
+Places = tuple[Float32[np.ndarray, "rows columns"], Float32[np.ndarray, "rows columns"]]
+"""x and y of pixels in the unit of `CameraPath`."""
+
+
 class CameraPath(NamedTuple):
     """A similarity transform for each frame: a pixel at (x, y) is displaced by
     (shift_x + growth x - turn y, shift_y + growth y + turn x), where x runs from -1 to 1 across
@@ -53,10 +57,8 @@ class CameraPath(NamedTuple):
         return np.stack([shift_x + growth * x - turn * y, shift_y + growth * y + turn * x], axis=1)
 
 
-def pixel_places(
-    rows: int, columns: int
-) -> tuple[Float32[np.ndarray, "rows columns"], Float32[np.ndarray, "rows columns"]]:
-    """x and y of each pixel in the unit of `CameraPath`."""
+def pixel_places(rows: int, columns: int) -> Places:
+    """x and y of each pixel of a picture of this size."""
     x = (2 * np.arange(columns, dtype=np.float32) + 1 - columns) / columns
     y = (2 * np.arange(rows, dtype=np.float32) + 1 - rows) / columns
     grid_x, grid_y = np.meshgrid(x, y)
@@ -66,13 +68,15 @@ def pixel_places(
 def fit_camera(
     motion: Float32[np.ndarray, "frames 2 rows columns"],
     believed: Bool[np.ndarray, "rows columns"],
+    places: Places | None = None,
 ) -> CameraPath:
     """Fits the similarity transform that most parts of the picture follow, frame by frame.
 
+    `places` are those of the pixels of `motion`, by default those of a picture of its size.
     Iteratively reweighted least squares with the weights of Geman and McClure, from the weighted
     median displacement; the scale is the median residual. At least one pixel must be `believed`.
     """
-    all_x, all_y = pixel_places(*believed.shape)
+    all_x, all_y = pixel_places(*believed.shape) if places is None else places
     x, y, cells = all_x[believed], all_y[believed], _cells(believed.shape)[believed]
     counts = np.bincount(cells, minlength=_CELL_ROWS * _CELL_COLUMNS)
     full = _FULL_CELL_SHARE * believed.size / counts.size
@@ -129,6 +133,15 @@ def camera_share(
     enough = counts >= _MIN_CELL_SHARE * believed.size / parts
     carried = enough & (energies > _CARRIED_PX**2) & (left < (1 - _EXPLAINED) * energies)
     return float(carried.mean())
+
+
+def covered_share(believed: Bool[np.ndarray, "rows columns"]) -> float:
+    """The share of the picture's parts in which enough pixels are believed to tell how the part
+    moves, 0 to 1.
+    """
+    parts = _CELL_ROWS * _CELL_COLUMNS
+    counts = np.bincount(_cells(believed.shape)[believed], minlength=parts)
+    return float((counts >= _MIN_CELL_SHARE * believed.size / parts).mean())
 
 
 def _cells(shape: tuple[int, ...]) -> np.ndarray:
