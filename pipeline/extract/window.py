@@ -11,7 +11,7 @@ from jaxtyping import Float16, Float32, UInt8
 
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.frame_stream import PreparedFrame
-from pipeline.extract.stabilize import CameraFit, Stabilizer
+from pipeline.extract.stabilize import CameraFit, camera_displacements, fit_window_camera
 from pipeline.filters import measure_frames
 from pipeline.filters.flow_quality import measure_flow_quality
 from pipeline.filters.motion import measure_motion
@@ -95,13 +95,14 @@ def measure_flow(
     """Computes the flow from the start frame to every frame, and back from some frames.
 
     The flow is added to the running spectrum block by block and dropped, except to the frames that
-    the renderer or the backward check need. If the run stabilizes, the spectrum is without the
-    motion of the camera; all other flow leads from one frame to another as they are.
+    the renderer or the backward check need. If the run stabilizes, all of it is held until the
+    motion of the camera is known, and the spectrum is without that motion. All other flow leads
+    from the start frame as it is to another as it is.
     """
     checks = backward_frame_indices(len(frames), config.checks)
     stored = {*choose_pair_frames(key, len(frames), config.pairs), *checks}
     sums, forward = _running_sums(frames, config, estimator), {}
-    stabilizer = Stabilizer(frames[0].stats.gray) if config.stabilize else None
+    blocks: list[Any] = []
     for first in range(0, len(frames), BLOCK_FRAMES):
         block = estimator.displace(
             [
@@ -109,21 +110,31 @@ def measure_flow(
                 for frame in frames[first : first + BLOCK_FRAMES]
             ]
         )
-        if stabilizer is None:
-            sums.add(block)
+        if config.stabilize:
+            blocks.append(block)
         else:
-            camera = stabilizer.fit(to_array(block[:, :, ::GRID_STEP, ::GRID_STEP]))
-            sums.add(block - sums.to_device(camera))
+            sums.add(block)
         forward |= {
             i: block[i - first] + 0 for i in stored if first <= i < first + BLOCK_FRAMES
         }  # a copy: the block is dropped
     backward = estimator.displace([(frames[i].flow_input, frames[0].flow_input) for i in checks])
-    return PendingMotion(
-        sums,
-        forward,
-        dict(zip(checks, backward, strict=True)),
-        stabilizer and stabilizer.camera_fit(),
-    )
+    camera = _add_stabilized(sums, blocks, frames[0].stats.gray) if config.stabilize else None
+    return PendingMotion(sums, forward, dict(zip(checks, backward, strict=True)), camera)
+
+
+def _add_stabilized(
+    sums: RunningSpectrum, blocks: Sequence[Any], gray: UInt8[np.ndarray, "height width"]
+) -> CameraFit:
+    """Adds the displacements of a window to the sums without the motion of the camera, which it
+    returns. Waits for the device.
+    """
+    grid = [to_array(block[:, :, ::GRID_STEP, ::GRID_STEP]) for block in blocks]
+    camera = fit_window_camera(np.concatenate(grid), gray)
+    for i, block in enumerate(blocks):
+        first = i * BLOCK_FRAMES
+        path = camera.path[first : first + len(block)]
+        sums.add(block - sums.to_device(camera_displacements(path, gray.shape)))
+    return camera
 
 
 def _running_sums(

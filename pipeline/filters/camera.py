@@ -9,9 +9,9 @@ with the same weight, and asked in how many parts it explains what moves there.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 
-_CELL_ROWS, _CELL_COLUMNS = 5, 8
+PART_ROWS, PART_COLUMNS = 5, 8
 """The picture is divided into this many parts."""
 _FULL_CELL_SHARE = 1 / 8
 """A part of which a smaller share is believed weighs less."""
@@ -28,10 +28,6 @@ _FITTED_FRAMES = 50
 """Instants of a window at which the camera is fitted to judge it."""
 _FITTED_COLUMNS = 32
 """Columns of the grid that are fitted, at most about: neighbors say the same."""
-
-
-Places = tuple[Float32[np.ndarray, "rows columns"], Float32[np.ndarray, "rows columns"]]
-"""x and y of pixels in the unit of `CameraPath`."""
 
 
 class CameraPath(NamedTuple):
@@ -57,8 +53,10 @@ class CameraPath(NamedTuple):
         return np.stack([shift_x + growth * x - turn * y, shift_y + growth * y + turn * x], axis=1)
 
 
-def pixel_places(rows: int, columns: int) -> Places:
-    """x and y of each pixel of a picture of this size."""
+def pixel_places(
+    rows: int, columns: int
+) -> tuple[Float32[np.ndarray, "rows columns"], Float32[np.ndarray, "rows columns"]]:
+    """x and y of each pixel in the unit of `CameraPath`."""
     x = (2 * np.arange(columns, dtype=np.float32) + 1 - columns) / columns
     y = (2 * np.arange(rows, dtype=np.float32) + 1 - rows) / columns
     grid_x, grid_y = np.meshgrid(x, y)
@@ -68,17 +66,15 @@ def pixel_places(rows: int, columns: int) -> Places:
 def fit_camera(
     motion: Float32[np.ndarray, "frames 2 rows columns"],
     believed: Bool[np.ndarray, "rows columns"],
-    places: Places | None = None,
 ) -> CameraPath:
     """Fits the similarity transform that most parts of the picture follow, frame by frame.
 
-    `places` are those of the pixels of `motion`, by default those of a picture of its size.
     Iteratively reweighted least squares with the weights of Geman and McClure, from the weighted
     median displacement; the scale is the median residual. At least one pixel must be `believed`.
     """
-    all_x, all_y = pixel_places(*believed.shape) if places is None else places
-    x, y, cells = all_x[believed], all_y[believed], _cells(believed.shape)[believed]
-    counts = np.bincount(cells, minlength=_CELL_ROWS * _CELL_COLUMNS)
+    all_x, all_y = pixel_places(*believed.shape)
+    x, y, cells = all_x[believed], all_y[believed], picture_parts(believed.shape)[believed]
+    counts = np.bincount(cells, minlength=PART_ROWS * PART_COLUMNS)
     full = _FULL_CELL_SHARE * believed.size / counts.size
     base = 1 / np.maximum(counts[cells], full).astype(np.float32)
     u, v = np.moveaxis(motion[:, :, believed], 1, 0)
@@ -122,8 +118,8 @@ def camera_share(
     x, y = pixel_places(*believed.shape)
     paths = motion[:, :, believed]
     residuals = paths - fit_camera(motion, believed).displacements(x[believed], y[believed])
-    cells = _cells(believed.shape)[believed]
-    parts = _CELL_ROWS * _CELL_COLUMNS
+    cells = picture_parts(believed.shape)[believed]
+    parts = PART_ROWS * PART_COLUMNS
     counts = np.bincount(cells, minlength=parts)
     energies, left = (
         np.bincount(cells, np.square(each - each.mean(axis=0)).sum(axis=1).mean(axis=0), parts)
@@ -135,19 +131,10 @@ def camera_share(
     return float(carried.mean())
 
 
-def covered_share(believed: Bool[np.ndarray, "rows columns"]) -> float:
-    """The share of the picture's parts in which enough pixels are believed to tell how the part
-    moves, 0 to 1.
-    """
-    parts = _CELL_ROWS * _CELL_COLUMNS
-    counts = np.bincount(_cells(believed.shape)[believed], minlength=parts)
-    return float((counts >= _MIN_CELL_SHARE * believed.size / parts).mean())
-
-
-def _cells(shape: tuple[int, ...]) -> np.ndarray:
-    """The part of the picture in which each pixel lies."""
+def picture_parts(shape: tuple[int, ...]) -> Int64[np.ndarray, "rows columns"]:
+    """The part of the picture in which each pixel lies, 0 to PART_ROWS PART_COLUMNS - 1."""
     row, column = np.indices(shape)
-    return row * _CELL_ROWS // shape[0] * _CELL_COLUMNS + column * _CELL_COLUMNS // shape[1]
+    return row * PART_ROWS // shape[0] * PART_COLUMNS + column * PART_COLUMNS // shape[1]
 
 
 def _weighted_median(
