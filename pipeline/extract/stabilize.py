@@ -72,8 +72,6 @@ class CameraFit(NamedTuple):
 class _Paths(NamedTuple):
     """Displacements of some pixels, and what the camera's four numbers do to each."""
 
-    """Displacements of some pixels, and what the camera's four numbers do to each."""
-
     displacements: Float64[np.ndarray, "frames both"]
     """x of all pixels, then y of all pixels."""
     basis: Float64[np.ndarray, "both 4"]
@@ -149,7 +147,10 @@ def _find_rest(
     best = max(fits, key=lambda path: few.weights @ _closeness(_squares(few, path), _SCALES_PX[-1]))
     every = _select_paths(motion, textured, places)
     path = _refine(every, best, _SCALES_PX[-1:] * len(_SCALES_PX))
-    return path, float(every.weights[_squares(every, path) <= _REST_PX**2].sum())
+    # the last fit is to what is at rest alone: the rest must not pull at it, however little
+    at_rest = _squares(every, path) <= _REST_PX**2
+    path = _solve(every, every.weights * at_rest)
+    return path, float(every.weights[at_rest].sum())
 
 
 def _select_paths(
@@ -184,11 +185,16 @@ def _refine(paths: _Paths, path: _Path, scales_px: Sequence[float]) -> _Path:
     """
     for scale in scales_px:
         weights = paths.weights * np.square(_closeness(_squares(paths, path), scale))
-        weighted = paths.basis * np.tile(weights, 2)[:, None]
-        # the small diagonal keeps it solvable if all weight lies in one place
-        normal = paths.basis.T @ weighted + 1e-9 * np.eye(4)
-        path = np.linalg.solve(normal, (paths.displacements @ weighted).T).T
+        path = _solve(paths, weights)
     return path
+
+
+def _solve(paths: _Paths, weights: Float64[np.ndarray, " pixels"]) -> _Path:
+    """The weighted least squares fit to each frame."""
+    weighted = paths.basis * np.tile(weights, 2)[:, None]
+    # the small diagonal keeps it solvable if all weight lies in one place
+    normal = paths.basis.T @ weighted + 1e-9 * np.eye(4)
+    return np.linalg.solve(normal, (paths.displacements @ weighted).T).T
 
 
 def _squares(paths: _Paths, path: _Path) -> Float64[np.ndarray, " pixels"]:

@@ -118,11 +118,11 @@ def measure_flow(
             i: block[i - first] + 0 for i in stored if first <= i < first + BLOCK_FRAMES
         }  # a copy: the block is dropped
     backward = estimator.displace([(frames[i].flow_input, frames[0].flow_input) for i in checks])
-    camera = _add_stabilized(sums, blocks, frames[0].stats.gray) if config.stabilize else None
+    camera = add_stabilized(sums, blocks, frames[0].stats.gray) if config.stabilize else None
     return PendingMotion(sums, forward, dict(zip(checks, backward, strict=True)), camera)
 
 
-def _add_stabilized(
+def add_stabilized(
     sums: RunningSpectrum, blocks: Sequence[Any], gray: UInt8[np.ndarray, "height width"]
 ) -> CameraFit:
     """Adds the displacements of a window to the sums without the motion of the camera, which it
