@@ -137,11 +137,11 @@ def main(clips: Sequence[str]) -> None:
         return
     plant, lantern = (resting_behind(scene(name)) for name in ("plant", "lantern"))
     cases = [
-        ("plant before rest", plant, (0.0, 1.0, 3.0)),
         ("lantern before rest", lantern, (0.0, 1.0, 3.0)),
-        ("plant before rest, pan of 4 px/s", replace(plant, pan_px_per_s=(4.0, 0.0)), (0.0,)),
-        *((name, scene(name), (0.0, 2.0)) for name in ("reeds", "cloth")),
-        ("plant, pan of 4 px/s", replace(scene("plant"), pan_px_per_s=(4.0, 0.0)), (0.0,)),
+        ("the same, pan of 4 px/s", replace(lantern, pan_px_per_s=(4.0, 0.0)), (0.0,)),
+        ("reeds", scene("reeds"), (0.0, 2.0)),
+        ("plant before rest", plant, (0.0, 2.0)),
+        ("cloth", scene("cloth"), (0.0, 2.0)),
     ]
     table(
         "scene | shake px | true px | error px raw | stabilized | camera px | camera_share raw, "

@@ -51,8 +51,8 @@ class BuildConfig:
     damp: bool = True
     """Replace displacements without confidence by what is confident around them, or by rest."""
     stabilize: bool = False
-    """Fit the motion of the camera to each frame and subtract it: what is left is judged and
-    stored. This is for hand-held videos; a subject that fills the picture is taken for the camera.
+    """Subtract the motion of a hand-held camera, and judge and store what is left; it is fitted to
+    what is at rest, and a window with too little at rest stays as it is.
     """
     plan: PlanConfig = field(default_factory=PlanConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)

@@ -41,6 +41,8 @@ _REST_PX = 0.5
 """A pixel that moves by at most this much, root mean square, is at rest."""
 _MIN_REST_SHARE = 0.35
 """If less of the picture comes to rest, the fitted path may be that of something that sways."""
+_NOISE_PX, _LAST_ITERATIONS = (0.05, 0.3), 6
+"""The last scale is what the quietest quarter of the pixels at rest moves, within these bounds."""
 _SEED_STEP = 2
 """The best of many first guesses is sought on a grid that is coarser by this factor."""
 _PATH_DIGITS = 3
@@ -147,10 +149,17 @@ def _find_rest(
     best = max(fits, key=lambda path: few.weights @ _closeness(_squares(few, path), _SCALES_PX[-1]))
     every = _select_paths(motion, textured, places)
     path = _refine(every, best, _SCALES_PX[-1:] * len(_SCALES_PX))
-    # the last fit is to what is at rest alone: the rest must not pull at it, however little
-    at_rest = _squares(every, path) <= _REST_PX**2
-    path = _solve(every, every.weights * at_rest)
-    return path, float(every.weights[at_rest].sum())
+    squares = _squares(every, path)
+    at_rest = squares <= _REST_PX**2
+    share = float(every.weights[at_rest].sum())
+    if not at_rest.any():
+        return path, share
+    # the quietest pixels tell the noise, so that a small sway above it hardly pulls at the fit
+    noise_px = float(np.clip(np.sqrt(np.percentile(squares[at_rest], 25)), *_NOISE_PX))
+    path = _refine(every, path, [noise_px] * _LAST_ITERATIONS)
+    squares = _squares(every, path)
+    near = squares <= (3 * noise_px) ** 2  # the others do not pull at all
+    return _solve(every, every.weights * near * np.square(_closeness(squares, noise_px))), share
 
 
 def _select_paths(
