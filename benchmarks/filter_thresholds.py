@@ -19,12 +19,15 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from pipeline.filters.lines import trend
 
 from benchmarks.windows import first_window
 from pipeline import filters
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.window import measure_window, synchronize
 from pipeline.filters import PRESETS, FrameDelta
+from pipeline.filters.frames import UNCHANGED_LEVELS
+from pipeline.filters.motion import MOVING_PX
 from pipeline.flow.config import FlowConfig
 from pipeline.motion.spectrum import RunningSpectrum, interpolation_matrix, to_spectrum
 from pipeline.synthetic import render as synthetic
@@ -148,7 +151,7 @@ def measure_scene(
         )
         film(path, [picture for picture in pictures for _ in range(hold)][:count], fps, crf)
         window = first_window(path, config)
-    moved = synchronize(window.motion)
+    moved = synchronize(window.motion, window.frames[0].stats.gray)
     return measure_window(window.frames, moved), moved.sums
 
 
@@ -180,12 +183,15 @@ def no_motion() -> None:
 
     def still(name: str, grain: float, crf: int) -> Sequence[Any]:
         m, _ = measure_scene(painted(name, grain=grain), crf=crf)
-        return name, grain, crf, m.mean_motion_px, verdict(m)
+        return name, grain, crf, m.mean_motion_px, m.sway_px, verdict(m)
 
     floor = [
         (name, grain, 23) for name in ("ripples", "plant") for grain in (0.0, 1.0, 2.0, 4.0)
     ] + [("plant", 4.0, crf) for crf in (12, 33)]
-    table("still scene | grain | crf | mean_motion_px | verdict", (still(*case) for case in floor))
+    table(
+        "still scene | grain | crf | mean_motion_px | sway_px | verdict",
+        (still(*case) for case in floor),
+    )
 
     def faint(name: str, mean: float, preset: str) -> Sequence[Any]:
         subject = louder(scene(name), mean / mean_size(truth(scene(name))))
@@ -195,6 +201,7 @@ def no_motion() -> None:
             preset,
             mean,
             m.mean_motion_px,
+            m.sway_px,
             endpoint_error(motion, truth(subject)),
             spectrum_error(motion, truth(subject)),
             verdict(m),
@@ -207,8 +214,8 @@ def no_motion() -> None:
     ]
     fine = [("ripples", mean, "fine") for mean in (0.05, 0.1, 0.2)]
     table(
-        "scene | dis | true mean px | mean_motion_px | end-point error px | spectrum error | "
-        "verdict",
+        "scene | dis | true mean px | mean_motion_px | sway_px | end-point error px | "
+        "spectrum error | verdict",
         (faint(*case) for case in sway + fine),
     )
 
@@ -323,7 +330,7 @@ def fade() -> None:
         return (
             light.__name__,
             f"{depth:.0%}",
-            m.fade_levels,
+            m.light_change,
             endpoint_error(motion, truth(subject)),
             spectrum_error(motion, truth(subject)),
             verdict(m),
@@ -333,7 +340,7 @@ def fade() -> None:
         (light, depth) for light in (cloud, shadow) for depth in (0.2, 0.4)
     ]
     table(
-        "light | down by | fade_levels | end-point error px | spectrum error | verdict",
+        "light | down by | light_change | end-point error px | spectrum error | verdict",
         (row(*case) for case in cases),
     )
 
@@ -351,7 +358,7 @@ def frozen() -> None:
         ]
         before = np.mean(
             [
-                filters.compute_frame_delta(a, b).difference < filters.UNCHANGED_LEVELS
+                filters.compute_frame_delta(a, b).difference < UNCHANGED_LEVELS
                 for a, b in pairwise(plain)
             ]
         )
@@ -460,7 +467,8 @@ def too_much_motion() -> None:
             m.mean_motion_px,
             f"{error:.2f} ({error / mean:.0%})",
             spectrum_error(motion, truth(subject)),
-            m.inconsistent_share,
+            m.large_motion_px,
+            m.unexplained_share,
             verdict(m),
         )
 
@@ -478,7 +486,7 @@ def too_much_motion() -> None:
     }
     head = (
         "scene | true mean px | mean_motion_px | end-point error px | spectrum error | "
-        "inconsistent_share | verdict"
+        "large_motion_px | unexplained_share | verdict"
     )
     table(head, (row(*case) for case in scenes.items()))
 
@@ -488,10 +496,8 @@ def camera() -> None:
 
     def row(name: str, subject: Scene) -> Sequence[Any]:
         m, _ = measure_scene(subject)
-        true = float(
-            (np.hypot(*truth(subject).swapaxes(0, 1)).mean(axis=0) > filters.MOVING_PX).mean()
-        )
-        return name, true, m.moving_share, m.mean_motion_px, verdict(m)
+        true = float((np.hypot(*truth(subject).swapaxes(0, 1)).mean(axis=0) > MOVING_PX).mean())
+        return name, true, m.moving_share, m.camera_share, m.mean_motion_px, verdict(m)
 
     scenes = {
         f"{name}, pan {v} px/s": replace(scene(name), pan_px_per_s=(v, 0.0))
@@ -510,7 +516,7 @@ def camera() -> None:
         for name in ("plant", "reeds", "ripples")
     }
     table(
-        "scene | true moving share | moving_share | mean_motion_px | verdict",
+        "scene | true moving share | moving_share | camera_share | mean_motion_px | verdict",
         (row(*case) for case in scenes.items()),
     )
 
@@ -519,7 +525,12 @@ def drift() -> None:
     """Compares slow sway with growth: the true motion at 24 phases, a few through the pipeline."""
 
     def moving(*modes: Mode) -> np.ndarray:
-        return synthetic.true_motion(painted("ripples", *modes), 0.0, TIMES, (32, 20)) * 8
+        return (
+            synthetic.true_motion(painted("ripples", *modes), 0.0, TIMES, (32, 20)).reshape(
+                len(TIMES), 2, -1
+            )
+            * 8
+        )
 
     def row(px: float, *sways: tuple[float, float]) -> Sequence[Any]:
         """Adds sways (px, Hz) to growth by `px`, at all phases of the first, some of the second."""
@@ -527,9 +538,7 @@ def drift() -> None:
             *([p / count * 2 * np.pi for p in range(count)] for count in (24, 8)[: len(sways)])
         )
         results = [
-            filters.trend(
-                moving(growth(px), *(sway(*s, p) for s, p in zip(sways, at, strict=True)))
-            )
+            trend(moving(growth(px), *(sway(*s, p) for s, p in zip(sways, at, strict=True))))
             for at in phases
         ]
         shares, lengths = np.array(results).T
@@ -559,7 +568,7 @@ def drift() -> None:
     def filmed(px: float, *modes: Mode) -> Sequence[Any]:
         (m, _), (share, length) = (
             measure_scene(painted("ripples", growth(px), *modes)),
-            filters.trend(moving(growth(px), *modes)),
+            trend(moving(growth(px), *modes)),
         )
         sways = (
             " + ".join(f"{mode.amplitude_px} px at {mode.frequency_hz} Hz" for mode in modes)

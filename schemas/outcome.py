@@ -129,6 +129,8 @@ class FilterMeasures:
     """Share of the energy of what moves most on paths that leave their place once, briefly and to
     one side.
     """
+    moving_confidence: float
+    """Confidence of the flow, averaged over what moves most, 0 to 1."""
     unexplained_share: float
     """What the flow leaves unexplained of the picture where it moves, as a share of the local
     contrast.

@@ -11,6 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from pipeline.filters.lines import drift_weights
+
+_Motion = Float32[np.ndarray, "time 2 rows columns"]
+_Mask = Bool[np.ndarray, "rows columns"]
+
 PART_ROWS, PART_COLUMNS = 5, 8
 """The picture is divided into this many parts."""
 _FULL_CELL_SHARE = 1 / 8
@@ -24,6 +29,10 @@ _CARRIED_PX = 0.3
 """A part of the picture that moves by less, root mean square about its mean, is at rest."""
 _EXPLAINED = 0.8
 """A part moves with the camera if the fit explains more than this share of its energy."""
+_DRIFTING_PX = 1.5
+"""A part that drifts with the camera drifts by more than this."""
+_DRIFT_TOLERANCE = 0.2
+"""The drift of such a part differs from the camera's by less than this share of it."""
 _FITTED_FRAMES = 50
 """Instants of a window at which the camera is fitted to judge it."""
 _FITTED_COLUMNS = 32
@@ -107,28 +116,51 @@ def fit_camera(
 def camera_share(
     motion: Float32[np.ndarray, "time 2 rows columns"], believed: Bool[np.ndarray, "rows columns"]
 ) -> float:
-    """The share of the picture's parts that move with the camera, 0 to 1. Parts without believed
-    flow and parts at rest do not.
+    """The share of the picture's parts that move with the camera, 0 to 1: from instant to instant,
+    or over the whole window, if that share is greater. A slow pan under a sway shows in the drift
+    alone. Parts without believed flow and parts at rest do not move with it.
     """
     thin = max(1, round(believed.shape[1] / _FITTED_COLUMNS))
-    step = max(1, len(motion) // _FITTED_FRAMES)
-    motion, believed = motion[::step, :, ::thin, ::thin], believed[::thin, ::thin]
+    motion, believed = motion[:, :, ::thin, ::thin], believed[::thin, ::thin]
     if not believed.any():
         return 0.0
+    return max(_shaking_share(motion, believed), _panning_share(motion, believed))
+
+
+def _shaking_share(motion: _Motion, believed: _Mask) -> float:
+    """The share of the parts whose displacement about its mean the fit explains at all times."""
+    motion = motion[:: max(1, len(motion) // _FITTED_FRAMES)]
     x, y = pixel_places(*believed.shape)
     paths = motion[:, :, believed]
     residuals = paths - fit_camera(motion, believed).displacements(x[believed], y[believed])
-    cells = picture_parts(believed.shape)[believed]
-    parts = PART_ROWS * PART_COLUMNS
-    counts = np.bincount(cells, minlength=parts)
     energies, left = (
-        np.bincount(cells, np.square(each - each.mean(axis=0)).sum(axis=1).mean(axis=0), parts)
-        / np.maximum(counts, 1)
+        _mean_of_cells(np.square(each - each.mean(axis=0)).sum(axis=1).mean(axis=0), believed)
         for each in (paths, residuals)
     )
-    enough = counts >= _MIN_CELL_SHARE * believed.size / parts
-    carried = enough & (energies > _CARRIED_PX**2) & (left < (1 - _EXPLAINED) * energies)
+    carried = (energies > _CARRIED_PX**2) & (left < (1 - _EXPLAINED) * energies)
     return float(carried.mean())
+
+
+def _panning_share(motion: _Motion, believed: _Mask) -> float:
+    """The share of the parts whose drift over the window is that of the camera."""
+    drift = 2 * np.tensordot(drift_weights(len(motion)).astype(np.float32), motion, axes=1)[None]
+    x, y = pixel_places(*believed.shape)
+    fitted = fit_camera(drift, believed).displacements(x[believed], y[believed])[0]
+    (u, v), (left_u, left_v) = (
+        [_mean_of_cells(part, believed) for part in each]
+        for each in (fitted, drift[0][:, believed] - fitted)
+    )
+    length = np.hypot(u, v)
+    carried = (length > _DRIFTING_PX) & (np.hypot(left_u, left_v) < _DRIFT_TOLERANCE * length)
+    return float(carried.mean())
+
+
+def _mean_of_cells(values: Float32[np.ndarray, " pixels"], believed: _Mask) -> np.ndarray:
+    """The mean over the believed pixels of each part of the picture; 0 for a part with too few."""
+    cells, parts = picture_parts(believed.shape)[believed], PART_ROWS * PART_COLUMNS
+    counts = np.bincount(cells, minlength=parts)
+    enough = counts >= _MIN_CELL_SHARE * believed.size / parts
+    return np.where(enough, np.bincount(cells, values, parts) / np.maximum(counts, 1), 0.0)
 
 
 def picture_parts(shape: tuple[int, ...]) -> Int64[np.ndarray, "rows columns"]:

@@ -20,6 +20,8 @@ is no failure of the flow, a person who walks into the picture is.
 _CONTRAST_WINDOW = (31, 31)
 _CONTRAST_FLOOR = 2.0
 """Added to the contrast, gray levels: noise of a plain area is not unexplained."""
+_LIGHT_OFFSET = np.float32(8)
+"""Added to gray levels before their ratio is taken, so that noise in the dark is no light."""
 _LEAST_MOTION_PX = 0.3
 _TEXTURED = 0.2
 """Pixels with at least this confidence by texture count as textured."""
@@ -56,9 +58,10 @@ def unexplained_share(
     moving: Bool[np.ndarray, "height width"],
 ) -> float:
     """What the flow leaves unexplained of the picture at the moving pixels, as a share of the local
-    contrast: the mean of |G (I_t(p + F_t(p)) - I_0(p))| / (deviation of G I_0 around p), where G is
-    a Gaussian of 3 px. About 1 if the pictures have nothing to do with each other; 0 without a
-    moving pixel. Pixels that leave the image do not count.
+    contrast: the mean of |G (I_t(p + F_t(p)) / g_t - I_0(p))| / (deviation of G I_0 around p),
+    where G is a Gaussian of 3 px and g_t the median of I_t(p + F_t(p)) / I_0(p) over the whole
+    picture: light that changes everywhere is no motion. About 1 if the pictures have nothing to do
+    with each other; 0 without a moving pixel. Pixels that leave the image do not count.
     """
     if not moving.any():
         return 0.0
@@ -73,7 +76,9 @@ def unexplained_share(
         fetched = cv2.remap(
             later_gray, x + u, y + v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        error = np.abs(cv2.GaussianBlur(fetched - start, (0, 0), _BLUR_PX))[moving] / contrast
+        gain = np.median((fetched[::4, ::4] + _LIGHT_OFFSET) / (start[::4, ::4] + _LIGHT_OFFSET))
+        change = (fetched + _LIGHT_OFFSET) / np.float32(gain) - _LIGHT_OFFSET - start
+        error = np.abs(cv2.GaussianBlur(change, (0, 0), _BLUR_PX))[moving] / contrast
         target_x, target_y = (x + u)[moving], (y + v)[moving]
         inside = (target_x >= 0) & (target_x <= width - 1) & (target_y >= 0)
         inside &= target_y <= height - 1

@@ -7,10 +7,10 @@ what crosses it, grows in it, or swings in a corner of it.
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
-from threadpoolctl import ThreadpoolController
+from jaxtyping import Float32, UInt8
 
 from pipeline.filters.camera import camera_share
+from pipeline.filters.lines import Paths, energy_share, fit_lines
 from pipeline.flow.consistency import BELIEVED
 from pipeline.motion.spectrum import GRID_STEP
 
@@ -26,10 +26,6 @@ _TURN_SHARE = 0.3
 """A path turns back if it returns by this share of its range."""
 _SMOOTHED_FRAMES = 5
 """Frames over which a path is averaged first: noise is no turning back."""
-
-_threads = ThreadpoolController()
-
-_Paths = Float32[np.ndarray, "time 2 pixels"]
 
 
 def measure_motion(
@@ -53,79 +49,38 @@ def measure_motion(
     )
     if np.count_nonzero(believed) < _MIN_BELIEVED_PIXELS:
         names = ["sway_px", "large_motion_px", "camera_share", "trend_share", "drift_px"]
-        return measures | dict.fromkeys([*names, "reversing_share", "passing_share"], 0.0)
+        names += ["reversing_share", "passing_share", "moving_confidence"]
+        return measures | dict.fromkeys(names, 0.0)
     paths = motion[:, :, believed]
     centered = paths - paths.mean(axis=0)
     energies = np.square(centered).sum(axis=(0, 1))
     amplitudes = np.sqrt(2 * energies / len(paths))
     moving = amplitudes > max(_LEAST_SWAY_PX, float(np.percentile(amplitudes, 95)) / 2)
-    trend_energies, drifts = _fit_lines(centered)
+    certainties = confidence[::GRID_STEP, ::GRID_STEP][believed] / np.float64(255)
+    trend_energies, drifts = fit_lines(centered)
     sways = np.sqrt(2 * np.maximum(energies - trend_energies, 0) / len(paths))
     reversing, passing = _turning_shares(centered[:, :, moving], energies[moving])
     return measures | dict(
         sway_px=float(np.percentile(sways, 99)),
         large_motion_px=_large_motion(paths),
         camera_share=camera_share(motion, believed),
-        trend_share=_share(trend_energies[moving], energies[moving]),
+        trend_share=energy_share(trend_energies[moving], energies[moving]),
         drift_px=float(drifts.mean(dtype=np.float64)),
+        moving_confidence=float(certainties[moving].mean()) if moving.any() else 0.0,
         reversing_share=reversing,
         passing_share=passing,
     )
 
 
-def _share(part: Float32[np.ndarray, " pixels"], whole: Float32[np.ndarray, " pixels"]) -> float:
-    total = float(whole.sum(dtype=np.float64))
-    return float(part.sum(dtype=np.float64)) / total if total > 0 else 0.0
-
-
-def _large_motion(paths: _Paths) -> float:
+def _large_motion(paths: Paths) -> float:
     """The displacement that 5 % of the pixels pass in 5 % of the time, pixels."""
     squares = np.square(paths[::2]).sum(axis=1)
     rank = int(0.95 * (len(squares) - 1))
     return float(np.sqrt(np.percentile(np.partition(squares, rank, axis=0)[rank], 95)))
 
 
-def trend(motion: _Paths) -> tuple[float, float]:
-    """(share of the motion's energy about its mean in time that a straight line explains, 0 to 1;
-    length of the drift, pixels) (docs/design/maths.md, 6).
-
-    The length is that of a line fitted together with one whole oscillation over the window,
-    averaged over the pixels. A sway of the slowest frequency looks like a line for a while, but it
-    comes back and adds nothing to the length.
-    """
-    centered = motion - motion.mean(axis=0)
-    trend_energies, drifts = _fit_lines(centered)
-    share = _share(trend_energies, np.square(centered).sum(axis=(0, 1)))
-    return share, float(drifts.mean(dtype=np.float64))
-
-
-def _fit_lines(
-    centered: _Paths,
-) -> tuple[Float32[np.ndarray, " pixels"], Float32[np.ndarray, " pixels"]]:
-    """(energy of the straight line that explains most of each path, px^2; length of its drift,
-    pixels).
-    """
-    time = np.linspace(-1, 1, len(centered))
-    weights = np.stack([time, drift_weights(len(centered))]).astype(np.float32)
-    with _threads.limit(limits=1, user_api="blas"):
-        slope, drift = weights @ centered.reshape(len(centered), -1)
-    slope_squares = np.square(slope).reshape(2, -1).sum(axis=0)
-    energies = slope_squares / np.float32(np.square(time).sum())
-    return energies, 2 * np.hypot(*drift.reshape(2, -1))
-
-
-def drift_weights(frames: int) -> Float64[np.ndarray, " frames"]:
-    """Weights whose sum over the frames is the factor of a straight line from -1 to 1, in a
-    least-squares fit together with a constant and one whole oscillation (docs/design/maths.md, 6).
-    """
-    time = np.linspace(-1, 1, frames)
-    angle = 2 * np.pi * np.arange(frames) / frames
-    columns = [time, np.ones_like(time), np.sin(angle), np.cos(angle)]
-    return np.linalg.pinv(np.stack(columns, axis=1))[0]
-
-
 def _turning_shares(
-    centered: _Paths, energies: Float32[np.ndarray, " pixels"]
+    centered: Paths, energies: Float32[np.ndarray, " pixels"]
 ) -> tuple[float, float]:
     """(share of the energy on paths that turn back at least twice; share on paths that leave their
     place once, for a short while and to one side).
@@ -149,7 +104,9 @@ def _turning_shares(
     cubes = np.maximum((np.abs(offsets) * squares).sum(axis=0), np.float32(1e-12))
     one_sided = np.abs((offsets * squares).sum(axis=0)) / cubes
     passing = (turns <= 2) & (active < 0.15) & (one_sided > 0.6)
-    return _share(energies * (turns >= 2), energies), _share(energies * passing, energies)
+    return energy_share(energies * (turns >= 2), energies), energy_share(
+        energies * passing, energies
+    )
 
 
 def _count_turns(path: Float32[np.ndarray, "time pixels"]) -> np.ndarray:

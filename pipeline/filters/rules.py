@@ -64,11 +64,13 @@ class Thresholds:
     """Passing: more than this share of the motion comes and goes once, like something that crosses
     the picture.
     """
-    unexplained_share: float = 0.46
+    moving_confidence: float = 0.27
+    """Unreliable flow: the flow of what moves most has a lower confidence than this."""
+    unexplained_share: float = 0.45
     """Unreliable flow: more than this share of the picture's contrast is not explained by the flow
     where it claims motion.
     """
-    unexplained_share_fast: float = 0.36
+    unexplained_share_fast: float = 0.35
     """Unreliable flow: the same where the motion is over 16 px."""
     inconsistent_share: float = 0.75
     """Unreliable flow: forward and backward flow disagree at more than this share of the moving,
@@ -89,6 +91,7 @@ _MOTION_RULES_OFF = dict(
     drift_share=inf,
     drift_share_alone=inf,
     passing_share=inf,
+    moving_confidence=-inf,
     unexplained_share=inf,
     unexplained_share_fast=inf,
     inconsistent_share=inf,
@@ -143,7 +146,8 @@ RULES: dict[Reason, Callable[[Any, Thresholds], Any]] = {
     ),
     Reason.PASSING: lambda m, t: m.passing_share > t.passing_share,
     Reason.UNRELIABLE_FLOW: lambda m, t: (
-        (m.unexplained_share > t.unexplained_share)
+        (m.moving_confidence < t.moving_confidence)
+        | (m.unexplained_share > t.unexplained_share)
         | ((m.unexplained_share > t.unexplained_share_fast) & (m.large_motion_px > FAST_MOTION_PX))
         | (m.inconsistent_share > t.inconsistent_share)
     ),

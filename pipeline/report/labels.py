@@ -74,6 +74,11 @@ MEASURE_LABELS = {
         "Share of the energy of what moves most on paths that leave their place once and briefly:"
         " something passes.",
     ),
+    "moving_confidence": MeasureLabel(
+        "Confidence",
+        "",
+        "Confidence of the flow, averaged over what moves most. Flow that is invented has little.",
+    ),
     "unexplained_share": MeasureLabel(
         "Unexplained",
         "",

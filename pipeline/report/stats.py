@@ -54,6 +54,7 @@ THRESHOLD_RULES = (
     Rule("drift_px", "drift_px", Reason.DRIFT, True),
     Rule("reversing_share", "reversing_share", Reason.DRIFT, False),
     Rule("passing_share", "passing_share", Reason.PASSING, True),
+    Rule("moving_confidence", "moving_confidence", Reason.UNRELIABLE_FLOW, False),
     Rule("unexplained_share", "unexplained_share", Reason.UNRELIABLE_FLOW, True),
     Rule("unexplained_share_fast", "unexplained_share", Reason.UNRELIABLE_FLOW, True),
     Rule("inconsistent_share", "inconsistent_share", Reason.UNRELIABLE_FLOW, True),

@@ -45,6 +45,7 @@ PASSING_MEASURES = dict(
     drift_px=0.5,
     reversing_share=0.9,
     passing_share=0.0,
+    moving_confidence=0.9,
     unexplained_share=0.1,
     inconsistent_share=0.05,
 )

@@ -1,6 +1,7 @@
 """The motion of the camera comes off the displacements, and nothing else does."""
 
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -101,7 +102,7 @@ def test_flow_that_is_not_finite_stays_visible(bad):
 
 def test_tensors_of_a_device_are_stabilized_like_arrays():
     motion = sway(2.0, 0.3) + camera_displacements(hand(3.0), GRAY.shape)
-    shape = dict(time=T, fps=30.0, frequencies=8, size=(WIDTH, HEIGHT))
+    shape: dict[str, Any] = dict(time=T, fps=30.0, frequencies=8, size=(WIDTH, HEIGHT))
     times = np.arange(T) / 30
     blocks = [motion[i : i + BLOCK_FRAMES] for i in range(0, T, BLOCK_FRAMES)]
     expected, on_device = (
@@ -155,7 +156,7 @@ def write_hand_held(path, shake: np.ndarray) -> np.ndarray:
         )
         for by, pose in zip(swing, shake, strict=True)
     ]
-    videos.write_video(path, frames, np.arange(len(shake)) / 30)
+    videos.write_video(path, frames, list(np.arange(len(shake)) / 30))
     motion = np.zeros((T, 2, HEIGHT, WIDTH), np.float32)
     motion[:, 0] = swing[:T, None, None] * height[:, None]
     return motion
@@ -197,7 +198,7 @@ def test_a_window_without_a_fit_is_what_it_would_have_been_and_says_so(tmp_path)
     plain = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     plain[: HEIGHT // 8] = TEXTURE[: HEIGHT // 8]
     frames = [videos.shift_image(plain, np.sin(9 * t), 0) for t in times]
-    rows = plan_video(videos.write_video(tmp_path / "a.mp4", frames, times), CONFIG)[:1]
+    rows = plan_video(videos.write_video(tmp_path / "a.mp4", frames, list(times)), CONFIG)[:1]
     (raw,), (left,) = (build_results(rows, replace(CONFIG, stabilize=on)) for on in (False, True))
     assert raw.sample and left.sample
     assert left.sample.meta["stabilized"] is False
