@@ -202,7 +202,9 @@ def _max_sample_bytes(config: BuildConfig) -> int:
     the 3 bytes a pixel that its compression saves something of.
     """
     pixels, motion = config.size[0] * config.size[1], 2 * (4 * config.frequencies + 1) + 1
-    return pixels * (motion + config.pairs * (3 + 4) + 3) + 8 * 1024
+    source_frames = config.plan.frames / config.plan.fps * config.decode.max_frame_rate
+    path = round(40 * source_frames) if config.stabilize else 0
+    return pixels * (motion + config.pairs * (3 + 4) + 3) + 8 * 1024 + path
 
 
 def run_job(

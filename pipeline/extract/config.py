@@ -50,6 +50,10 @@ class BuildConfig:
     """Frames of a window on which backward flow is computed too."""
     damp: bool = True
     """Replace displacements without confidence by what is confident around them, or by rest."""
+    stabilize: bool = False
+    """Subtract the motion of a hand-held camera, and judge and store what is left; it is fitted to
+    what is at rest, and a window with too little at rest stays as it is.
+    """
     plan: PlanConfig = field(default_factory=PlanConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)

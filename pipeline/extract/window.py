@@ -11,13 +11,14 @@ from jaxtyping import Float16, Float32, UInt8
 
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.frame_stream import PreparedFrame
+from pipeline.extract.stabilize import CameraFit, camera_displacements, fit_window_camera
 from pipeline.filters import measure_frames
 from pipeline.filters.flow_quality import measure_flow_quality
 from pipeline.filters.motion import measure_motion
 from pipeline.flow.consistency import confidence, damp, relative_disagreements
 from pipeline.flow.estimator import FlowEstimator
 from pipeline.motion import spectrum
-from pipeline.motion.spectrum import BLOCK_FRAMES, RunningSpectrum
+from pipeline.motion.spectrum import BLOCK_FRAMES, GRID_STEP, RunningSpectrum
 from schemas.outcome import FilterMeasures, Outcome, Quarantined, Reason, Stage
 from schemas.records import PlanRow
 from schemas.sample import FORMAT_VERSION, Sample
@@ -38,6 +39,8 @@ class PendingMotion(NamedTuple):
     """
     backward: dict[int, Any]
     """Flow [2, H, W] from each frame to check to the start frame, by index."""
+    camera: CameraFit | None
+    """The motion of the camera that `sums` are without, if the run stabilizes."""
 
 
 class _WindowMotion(NamedTuple):
@@ -53,6 +56,7 @@ class _WindowMotion(NamedTuple):
     """Indices of the frames of which the disagreements are."""
     confidence: UInt8[np.ndarray, "height width"]
     """How far the flow of each pixel is to be believed, 0 to 255."""
+    camera: CameraFit | None
 
 
 def synchronize(pending: PendingMotion, gray: UInt8[np.ndarray, "height width"]) -> _WindowMotion:
@@ -76,6 +80,7 @@ def synchronize(pending: PendingMotion, gray: UInt8[np.ndarray, "height width"])
         disagreements,
         tuple(backward),
         confidence(gray, disagreements),
+        pending.camera,
     )
 
 
@@ -90,11 +95,14 @@ def measure_flow(
     """Computes the flow from the start frame to every frame, and back from some frames.
 
     The flow is added to the running spectrum block by block and dropped, except to the frames that
-    the renderer or the backward check need.
+    the renderer or the backward check need. If the run stabilizes, all of it is held until the
+    motion of the camera is known, and the spectrum is without that motion. All other flow leads
+    from the start frame as it is to another as it is.
     """
     checks = backward_frame_indices(len(frames), config.checks)
     stored = {*choose_pair_frames(key, len(frames), config.pairs), *checks}
     sums, forward = _running_sums(frames, config, estimator), {}
+    blocks: list[Any] = []
     for first in range(0, len(frames), BLOCK_FRAMES):
         block = estimator.displace(
             [
@@ -102,12 +110,31 @@ def measure_flow(
                 for frame in frames[first : first + BLOCK_FRAMES]
             ]
         )
-        sums.add(block)
+        if config.stabilize:
+            blocks.append(block)
+        else:
+            sums.add(block)
         forward |= {
             i: block[i - first] + 0 for i in stored if first <= i < first + BLOCK_FRAMES
         }  # a copy: the block is dropped
     backward = estimator.displace([(frames[i].flow_input, frames[0].flow_input) for i in checks])
-    return PendingMotion(sums, forward, dict(zip(checks, backward, strict=True)))
+    camera = add_stabilized(sums, blocks, frames[0].stats.gray) if config.stabilize else None
+    return PendingMotion(sums, forward, dict(zip(checks, backward, strict=True)), camera)
+
+
+def add_stabilized(
+    sums: RunningSpectrum, blocks: Sequence[Any], gray: UInt8[np.ndarray, "height width"]
+) -> CameraFit:
+    """Adds the displacements of a window to the sums without the motion of the camera, which it
+    returns. Waits for the device.
+    """
+    grid = [to_array(block[:, :, ::GRID_STEP, ::GRID_STEP]) for block in blocks]
+    camera = fit_window_camera(np.concatenate(grid), gray)
+    for i, block in enumerate(blocks):
+        first = i * BLOCK_FRAMES
+        path = camera.path[first : first + len(block)]
+        sums.add(block - sums.to_device(camera_displacements(path, gray.shape)))
+    return camera
 
 
 def _running_sums(
@@ -194,7 +221,7 @@ def make_sample(
         pair_time=np.array([frames[i].time - frames[0].time for i in targets], np.float32),
         pair_flow=_to_float16(np.stack([motion.forward[i] for i in targets])),
         pair_image=np.stack([frames[i].image for i in targets]),
-        meta=_sample_meta(row, measures, config, **provenance),
+        meta=_sample_meta(row, measures, config, motion.camera, **provenance),
     )
 
 
@@ -211,7 +238,11 @@ def _to_float16(array: Float32[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*s
 
 
 def _sample_meta(
-    row: PlanRow, measures: FilterMeasures, config: BuildConfig, **provenance: Any
+    row: PlanRow,
+    measures: FilterMeasures,
+    config: BuildConfig,
+    camera: CameraFit | None,
+    **provenance: Any,
 ) -> dict[str, Any]:
     """Returns the content of KEY.json; `provenance` names the decoder and the flow estimator.
 
@@ -232,6 +263,8 @@ def _sample_meta(
         fps=config.plan.fps,
         size=list(config.size),
         damped=config.damp,
+        stabilized=camera is not None and camera.is_fitted,
+        **({} if camera is None else {"camera": camera.to_meta()}),
         measures=asdict(measures),
         **provenance,
     )

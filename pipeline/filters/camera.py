@@ -2,21 +2,21 @@
 
 A camera that pans, zooms, turns or shakes carries the whole picture along one similarity transform
 a frame; a meadow in the wind moves everywhere too, but not as one. So the similarity is fitted
-robustly to the displacements of each frame (docs/design/maths.md, 34), every part of the picture
+robustly to the displacements of each frame (docs/design/maths.md, 45), every part of the picture
 with the same weight, and asked in how many parts it explains what moves there.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from pipeline.filters.lines import drift_weights
 
 _Motion = Float32[np.ndarray, "time 2 rows columns"]
 _Mask = Bool[np.ndarray, "rows columns"]
 
-_CELL_ROWS, _CELL_COLUMNS = 5, 8
+PART_ROWS, PART_COLUMNS = 5, 8
 """The picture is divided into this many parts."""
 _FULL_CELL_SHARE = 1 / 8
 """A part of which a smaller share is believed weighs less."""
@@ -82,8 +82,8 @@ def fit_camera(
     median displacement; the scale is the median residual. At least one pixel must be `believed`.
     """
     all_x, all_y = pixel_places(*believed.shape)
-    x, y, cells = all_x[believed], all_y[believed], _cells(believed.shape)[believed]
-    counts = np.bincount(cells, minlength=_CELL_ROWS * _CELL_COLUMNS)
+    x, y, cells = all_x[believed], all_y[believed], picture_parts(believed.shape)[believed]
+    counts = np.bincount(cells, minlength=PART_ROWS * PART_COLUMNS)
     full = _FULL_CELL_SHARE * believed.size / counts.size
     base = 1 / np.maximum(counts[cells], full).astype(np.float32)
     u, v = np.moveaxis(motion[:, :, believed], 1, 0)
@@ -157,16 +157,16 @@ def _panning_share(motion: _Motion, believed: _Mask) -> float:
 
 def _mean_of_cells(values: Float32[np.ndarray, " pixels"], believed: _Mask) -> np.ndarray:
     """The mean over the believed pixels of each part of the picture; 0 for a part with too few."""
-    cells, parts = _cells(believed.shape)[believed], _CELL_ROWS * _CELL_COLUMNS
+    cells, parts = picture_parts(believed.shape)[believed], PART_ROWS * PART_COLUMNS
     counts = np.bincount(cells, minlength=parts)
     enough = counts >= _MIN_CELL_SHARE * believed.size / parts
     return np.where(enough, np.bincount(cells, values, parts) / np.maximum(counts, 1), 0.0)
 
 
-def _cells(shape: tuple[int, ...]) -> np.ndarray:
-    """The part of the picture in which each pixel lies."""
+def picture_parts(shape: tuple[int, ...]) -> Int64[np.ndarray, "rows columns"]:
+    """The part of the picture in which each pixel lies, 0 to PART_ROWS PART_COLUMNS - 1."""
     row, column = np.indices(shape)
-    return row * _CELL_ROWS // shape[0] * _CELL_COLUMNS + column * _CELL_COLUMNS // shape[1]
+    return row * PART_ROWS // shape[0] * PART_COLUMNS + column * PART_COLUMNS // shape[1]
 
 
 def _weighted_median(

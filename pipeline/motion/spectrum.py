@@ -85,6 +85,10 @@ class RunningSpectrum:
         self.grid_blocks.append(block[:, :, ::GRID_STEP, ::GRID_STEP] + 0)
         self.frame_count += len(block)
 
+    def to_device(self, array: np.ndarray) -> Any:
+        """The array as float32, where the displacements are that `add` takes."""
+        return np.asarray(array, np.float32)
+
     def _add_coefficients(self, block: Any, basis: np.ndarray) -> None:
         """The running DFT: sums += frames^T basis^T in place (docs/design/maths.md, 3).
 

@@ -19,7 +19,7 @@ class DeviceSpectrum(RunningSpectrum):
             torch.from_numpy(array).to(device) for array in (self.sums, self.magnitude, self.energy)
         )
 
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+    def to_device(self, array: np.ndarray) -> torch.Tensor:
         """The array as float32, on the device of the sums."""
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(
             self.sums.device, non_blocking=True
@@ -27,17 +27,17 @@ class DeviceSpectrum(RunningSpectrum):
 
     def _add_coefficients(self, block: Any, basis: np.ndarray) -> None:
         for sums, rows in zip(
-            self.sums, self._to_device(basis).reshape(-1, PRODUCT_ROWS, len(block)), strict=True
+            self.sums, self.to_device(basis).reshape(-1, PRODUCT_ROWS, len(block)), strict=True
         ):
             sums.addmm_(block.reshape(len(block), -1).T, rows.T)
 
     def _add_magnitude(self, block: Any, weights: np.ndarray) -> None:
         self.magnitude += torch.einsum(
-            "b,bhw->hw", self._to_device(weights), torch.linalg.vector_norm(block, dim=1)
+            "b,bhw->hw", self.to_device(weights), torch.linalg.vector_norm(block, dim=1)
         )
 
     def _add_energy(self, block: Any) -> None:
-        diagonal, off_diagonal = map(self._to_device, self._gram_weights(len(block)))
+        diagonal, off_diagonal = map(self.to_device, self._gram_weights(len(block)))
         frames = torch.cat([block[:1] if self.last_frame is None else self.last_frame, block])
         squares = block.square().sum(dim=(2, 3), dtype=torch.float64)
         products = (frames[1:] * frames[:-1]).sum(dim=(2, 3), dtype=torch.float64)

@@ -473,6 +473,16 @@ def test_a_run_that_finds_everything_too_still_names_the_preset_for_it():
     )
 
 
+def test_stabilizing_is_an_option_that_is_off_by_default(capsys):
+    options = ["--clips", "a", "--out", "b"]
+    assert parse_job(options).build.stabilize is False
+    assert parse_job([*options, "--stabilize"]).build.stabilize is True
+    with pytest.raises(SystemExit):
+        parse_job(["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--stabilize" in text and "Subtract the motion of a hand-held camera" in text
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     "command", [["-m", "jobs.cli.main"], ["jobs/extract_flow.py"], ["-m", "jobs.extract_flow"]]
