@@ -38,7 +38,7 @@ from pipeline.dataset.folder import REMOVED_FOLDER, DamagedShard, Dataset, versi
 from pipeline.dataset.remote_clips import local_clip_path
 from pipeline.dataset.views import rebuild_views, view_files
 from pipeline.extract.config import from_contract
-from pipeline.extract.plan import hash_file
+from pipeline.extract.plan_clip import hash_file
 from pipeline.extract.versions import library_versions
 from pipeline.maintain.repair import (
     RowsByShard,

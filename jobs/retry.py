@@ -47,7 +47,7 @@ from pipeline.dataset.remote import finalize_session, locate_dataset
 from pipeline.dataset.views import finalize_with_views
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.config import BuildConfig
-from pipeline.extract.plan import PlannedClip, clip_to_retry, retry_clip
+from pipeline.extract.plan_clip import PlannedClip, clip_to_retry, retry_clip
 from pipeline.extract.retry import RetryableRows, begin_round, find_retryable, unbuilt_shards
 from pipeline.extract.versions import library_versions
 from schemas.records import PlanRow

@@ -16,7 +16,7 @@ class RunContract:
     config: dict[str, Any]
     """Every setting that can change a byte, by name."""
     inputs: str
-    """sha256 of the planned windows and barren clips, by content and not by path."""
+    """sha256 of the planned windows, and of the clips without one, by content and not by path."""
     plan: str
     """sha256 of plan.parquet."""
     versions: dict[str, str]

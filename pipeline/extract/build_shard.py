@@ -1,6 +1,7 @@
 """Builds one shard, from planned windows to a committed tar. READ THIS FIRST to know the pipeline.
 
-    extract/plan.py          which windows there are, and in which shard (before the run)
+    extract/plan_clip.py     which windows a clip has (before the run)
+    extract/plan.py          in which shard each window is (before the run)
     extract/frame_stream.py  the frames of each window, decoded ahead and once each
     extract/window.py        flow, spectrum, measures and sample of one window
     filters.py               whether a motion prior should learn from the window

@@ -18,7 +18,8 @@ from pipeline.atomic_files import file_sha256
 from pipeline.decode.media_file import PictureResult, file_signature
 from pipeline.decode.pool import DecoderPool, Prefetcher, damaged_frame_error, prefetch_depth
 from pipeline.extract.config import PlanConfig
-from pipeline.extract.plan import clip_from_row, times_since_first, window_span
+from pipeline.extract.plan import clip_from_row
+from pipeline.extract.plan_clip import times_since_first, window_span
 from pipeline.filters import FrameDelta, FrameStats
 from pipeline.flow.estimator import FlowEstimator
 from schemas.clip import Clip, FileSignature, VideoInfo

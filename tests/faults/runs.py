@@ -34,7 +34,8 @@ from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, from_contract, to_contract
 from pipeline.extract.list_clips import list_clips
-from pipeline.extract.plan import keep_earlier_decisions, plan_rows, retry_clip
+from pipeline.extract.plan import keep_earlier_decisions, plan_rows
+from pipeline.extract.plan_clip import retry_clip
 from pipeline.extract.retry import begin_round, find_retryable, unbuilt_shards
 from pipeline.extract.timing import ShardTiming
 from pipeline.extract.versions import library_versions
