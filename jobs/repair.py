@@ -40,6 +40,7 @@ from pipeline.dataset.views import rebuild_views, view_files
 from pipeline.extract.config import from_contract
 from pipeline.extract.plan_clip import hash_file
 from pipeline.extract.versions import library_versions
+from pipeline.maintain.faults import Fault, Remedy
 from pipeline.maintain.repair import (
     RowsByShard,
     move_aside,
@@ -49,14 +50,8 @@ from pipeline.maintain.repair import (
     rows_to_rebuild,
     tar_digest,
 )
-from pipeline.maintain.verify import (
-    Fault,
-    PlannedShard,
-    Remedy,
-    VerifyReport,
-    check_is_dataset,
-    verify,
-)
+from pipeline.maintain.verify import VerifyReport, check_is_dataset, verify
+from pipeline.maintain.verify_shard import PlannedShard
 from schemas.outcome import Outcome, Quarantined, to_printable
 from schemas.records import PlanRow
 from schemas.shard_record import ShardRecord
@@ -196,7 +191,7 @@ def _describe_lost_videos(rows: Sequence[PlanRow], staging: Path | None) -> list
     """Returns a sentence for each video of these windows that is not what was planned: they could
     not be built to the same bytes.
     """
-    videos = {row.uri: (row.sha256, row.bytes) for row in rows if row.settled is None}
+    videos = {row.uri: (row.sha256, row.bytes) for row in rows if row.known_result is None}
     sentences = []
     for uri, content in videos.items():
         try:

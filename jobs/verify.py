@@ -24,7 +24,9 @@ from jobs.cli.console import print_output, print_raw
 from jobs.cli.errors import ExitCode, error_boundary
 from jobs.cli.progress import pluralize
 from pipeline.dataset.folder import Dataset
-from pipeline.maintain.verify import Fault, PlannedShard, ShardMap, VerifyReport, verify
+from pipeline.maintain.faults import Fault
+from pipeline.maintain.verify import ShardMap, VerifyReport, verify
+from pipeline.maintain.verify_shard import PlannedShard
 from schemas.outcome import to_printable
 
 
@@ -52,7 +54,7 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_args(Verify, "quiver verify", args)
         dataset = Dataset(job.dataset.absolute())
         running = dataset.is_locked()
-        report = verify(dataset, shard_mapper(job.workers), alone=not running)
+        report = verify(dataset, shard_mapper(job.workers), is_idle=not running)
         if job.json:
             print_raw(json.dumps(_report_record(dataset, report, running)))
         else:

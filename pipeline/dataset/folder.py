@@ -279,8 +279,8 @@ class Dataset(LockedFolder):
         longer count (rounds.SupersededRows).
         """
         yield from self.stream_first_plan()
-        for retried in self.rounds():
-            yield from retried.rows
+        for retry_round in self.rounds():
+            yield from retry_round.rows
 
     def stream_first_plan(self) -> Iterator[PlanRow]:
         """Yields the rows of plan.parquet."""

@@ -87,11 +87,11 @@ def build_shard(
     draft = ShardDraft(dataset, shard, config.frequencies, contract_provenance(dataset.contract()))
     try:
         pool = shared_pool(config.decode, decoders)
-        unsettled = [row for row in rows if row.settled is None]
-        results = build_windows(unsettled, config, estimator, pool, timer)
+        to_build = [row for row in rows if row.known_result is None]
+        results = build_windows(to_build, config, estimator, pool, timer)
         for row in rows:
-            if row.settled is not None:  # a retry decided it (dataset/rounds.py)
-                draft.add(row.settled, None, None)
+            if row.known_result is not None:  # a retry decided it (dataset/rounds.py)
+                draft.add(row.known_result, None, None)
                 continue
             result = next(results)
             draft.add(result.row, result.sample, result.strip)

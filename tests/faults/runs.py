@@ -78,14 +78,14 @@ def build_missing(
     dataset: Dataset, shards: dict[str, list[PlanRow]], config: BuildConfig, staging: Path | None
 ) -> None:
     """Those that are not committed, and then the derived files."""
-    settled = EarlierFates(dataset.rounds())
+    fates = EarlierFates(dataset.rounds())
     with RunProgress(sum(map(len, shards.values())), dataset.progress, dataset.token) as progress:
         for shard, rows in shards.items():
             results: list[Outcome | ShardTiming] = []
             if not dataset.is_committed(shard):
                 with (
                     build_session(dataset, shard),
-                    local_clip_rows(settled.add_fates(rows), staging) as here,
+                    local_clip_rows(fates.add_fates(rows), staging) as here,
                     suppress(AlreadyCommitted),
                 ):
                     results += build_shard(dataset, shard, here, config)
