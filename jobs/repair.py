@@ -91,10 +91,10 @@ def main(args: Sequence[str] | None = None) -> None:
             scan = partial(_scan_on_cluster, job) if job.is_parallel else shard_mapper(1)
             report = verify(dataset, scan)
             damaged_rounds = any(fault.path.startswith("retries/") for fault in report.faults)
-            lost = report.faults if damaged_rounds and not report.shards else []
-            if any(fault.remedy == Remedy.MOVE for fault in lost):
-                print_output("\n".join(to_printable(str(fault)) for fault in lost))
-                _apply_simple_repairs(dataset, lost)
+            round_faults = report.faults if damaged_rounds and not report.shards else []
+            if any(fault.remedy == Remedy.MOVE for fault in round_faults):
+                print_output("\n".join(to_printable(str(fault)) for fault in round_faults))
+                _apply_simple_repairs(dataset, round_faults)
                 dataset.publish(dataset.report, None)  # it shows what the rounds held
                 report = verify(dataset, scan)
             result = repair(dataset, report, lambda: _cluster_builder(job, dataset), job.staging)
@@ -104,7 +104,7 @@ def main(args: Sequence[str] | None = None) -> None:
             f"{pluralize(len(result.failed), 'shard')} failed ({', '.join(result.failed[:5])}); "
             "the same command tries them again",
         )
-    if lost or not result.is_sound:
+    if round_faults or not result.is_sound:
         exit_with(
             ExitCode.STORAGE, f"{dataset.root} is not what it was; the lines above say what is left"
         )

@@ -117,11 +117,11 @@ def _format_report(dataset: Dataset, report: VerifyReport, running: bool) -> Ite
     if not report.shards:
         yield f"{faults} in {dataset.root}; nothing else was checked"
         return
-    sound = "sound so far" if report.unbuilt else "whole"
-    checked = f"{pluralize(report.shards - len(report.unbuilt), 'shard')} read"
+    verdict = "sound so far" if report.unbuilt else "whole"
+    scope = f"{pluralize(report.shards - len(report.unbuilt), 'shard')} read"
     if report.compared:
-        checked += ", derived files built again and compared"
-    yield f"{dataset.root}: {faults if report.faults else sound} ({checked})"
+        scope += ", derived files built again and compared"
+    yield f"{dataset.root}: {faults if report.faults else verdict} ({scope})"
     if running:
         yield (
             "  a run is writing to it: its unfinished files and the derived files were not checked"

@@ -110,7 +110,9 @@ def encode_sample(sample: Sample) -> dict[str, bytes]:
     Image.fromarray(sample.image).save(image, "png", compress_type=_PNG_COMPRESS_TYPE)
     arrays = {n: np.ascontiguousarray(getattr(sample, n)) for n in MOTION_ARRAYS}
     meta = json.dumps(sample.meta, sort_keys=True, allow_nan=False).encode()
-    crcs = {name: "".join(f"{crc:08x}" for crc in some) for name, some in checksums(arrays).items()}
+    crcs = {
+        name: "".join(f"{crc:08x}" for crc in values) for name, values in checksums(arrays).items()
+    }
     motion = save(arrays, {_CHECKSUMS: json.dumps(crcs, separators=(",", ":"))})
     return {IMAGE_MEMBER: image.getvalue(), META_MEMBER: meta, MOTION_MEMBER: motion}
 

@@ -294,9 +294,9 @@ def select_held_out(view: DatasetView, count: int) -> dict[str, str]:
     """At most `count` held-out windows, clip by key: the first window of each clip, then the second
     of each, and so on. Raises ValueError if there is none.
     """
-    kept: Any = [("outcome", "=", Outcome.KEPT.value), ("split", "=", "test")]
+    filters: Any = [("outcome", "=", Outcome.KEPT.value), ("split", "=", "test")]
     columns = ["key", "clip_id", "start_time_s"]
-    rows = read_manifest_table(view, columns=columns, filters=kept).to_pylist()
+    rows = read_manifest_table(view, columns=columns, filters=filters).to_pylist()
     if not rows:
         raise ValueError(
             f"{view} keeps no held-out window to be measured by, expected at least 1: more clips, "
@@ -445,15 +445,15 @@ def checkpoint_effort(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _differences_from_full(
-    ours: Mapping[str, Any], full: Mapping[str, Any] | None
+    variant: Mapping[str, Any], full: Mapping[str, Any] | None
 ) -> dict[str, dict[str, Any]]:
     """The difference of a variant's films from those of the full method in each metric that is a
     mean over films; empty for the full method, and if it was not made.
     """
-    if full is None or ours is full:
+    if full is None or variant is full:
         return {}
-    keys = [metric["key"] for metric in ours["metrics"]]
-    differences = compare_evaluations(ours["pairs"], full["pairs"], keys)
+    keys = [metric["key"] for metric in variant["metrics"]]
+    differences = compare_evaluations(variant["pairs"], full["pairs"], keys)
     return {key: difference._asdict() for key, difference in differences.items()}
 
 

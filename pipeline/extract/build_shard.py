@@ -116,8 +116,8 @@ def build_windows(
     The rows of one clip are a chunk, whose frames are decoded once for all its windows.
     """
     chunks = [list(chunk) for _, chunk in groupby(rows, key=lambda row: row.clip_id)]
-    with closing(ChunkStream(chunks, pool, config.plan, config.size)) as decoded:
-        for chunk, stream in decoded:
+    with closing(ChunkStream(chunks, pool, config.plan, config.size)) as streams:
+        for chunk, stream in streams:
             yield from _build_chunk(chunk, timer.measure_wait(stream), config, estimator)
 
 
@@ -129,17 +129,17 @@ def _build_chunk(
     If the video cannot be read any further, the windows still to come are quarantined. The others
     are what they would have been.
     """
-    started, previous, unread = 0, None, []
+    started, previous, unreadable = 0, None, []
     try:
         for window in start_windows(rows, stream, config, estimator):
             if previous is not None:  # finished only now: the device has work meanwhile
                 yield _finish_window(previous, config)
             started, previous = started + 1, window
     except Quarantined as error:
-        unread = [_quarantine_window(row, error) for row in rows[started:]]
+        unreadable = [_quarantine_window(row, error) for row in rows[started:]]
     if previous is not None:
         yield _finish_window(previous, config)
-    yield from unread
+    yield from unreadable
 
 
 def start_windows(

@@ -95,10 +95,10 @@ def write_animation(path: Path, frames: Iterable[_Picture], fps: float) -> int:
     Raises ValueError as `encode_animation` does, and OSError naming `path`.
     """
     with _temporary_folder_beside(path) as folder:
-        encoded = _write_into_folder(folder, frames, fps, path.suffix.lower())
-        with encoded.open("rb+") as file:
+        temporary = _write_into_folder(folder, frames, fps, path.suffix.lower())
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        encoded.replace(path)
+        temporary.replace(path)
         sync_folder(path.absolute().parent)
         return path.stat().st_size
 
@@ -190,8 +190,8 @@ def pad_to_even(image: _Picture) -> UInt8[np.ndarray, "rows columns 3"]:
 
 def encoded_size(image: _Picture, suffix: str) -> tuple[int, int]:
     """Width and height of frames like this one in a file of that kind: those of films are even."""
-    shown = pad_to_even(image) if suffix in (".mp4", ".webm") else image
-    return shown.shape[1], shown.shape[0]
+    padded = pad_to_even(image) if suffix in (".mp4", ".webm") else image
+    return padded.shape[1], padded.shape[0]
 
 
 def write_h264(

@@ -372,13 +372,13 @@ def plot_estimators(
     lines: Mapping[str, Sequence[float | None]],
     accented: Sequence[str],
     *,
-    label: str,
-    other: str,
+    x_label: str,
+    y_label: str,
     log: bool = False,
     ticks: Sequence[str] = (),
 ) -> Markup:
     """A line for each flow estimator, named at its end: those `accented` in color, and `truth`
-    thick. `ticks` are the labels of `x`, if they are not its numbers; `other` is that of y.
+    thick. `ticks` are the labels of `x`, if they are not its numbers; `y_label` is that of y.
     """
     with _canvas() as (figure, axes):
         numbers = {
@@ -403,7 +403,7 @@ def plot_estimators(
         else:
             axes.grid(axis="y", linewidth=0.8)
             axes.set_ylim(min(0, axes.get_ylim()[0]), None)
-        axes.set(xlim=(x[0], x[-1]), xlabel=label, ylabel=other)
+        axes.set(xlim=(x[0], x[-1]), xlabel=x_label, ylabel=y_label)
         axes.tick_params(length=0)
         if ticks:
             axes.set_xticks(x, ticks)
