@@ -13,7 +13,7 @@ from dataclasses import replace
 from model.prior.autoencoder import AutoencoderConfig
 from model.prior.denoiser import DenoiserConfig
 from model.render.renderer import RendererConfig
-from model.train.loop import TrainConfig
+from model.train.training_loop import TrainConfig
 
 _TINY_AUTOENCODER = AutoencoderConfig(
     channels=(8, 16, 32), layers_per_block=1, norm_groups=4, middle_attention=False
