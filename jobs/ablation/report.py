@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from pipeline.report import figures
+from pipeline.report import charts
 from pipeline.report.labels import format_count, format_duration, format_number
 from pipeline.report.layout import (
     Cell,
@@ -128,7 +128,7 @@ def _metric_figure(
         metric["name"], _BETTER_WORDS[metric["better"]]
     )
     return Figure(
-        figures.plot_intervals(
+        charts.plot_intervals(
             f"metric-{key}", [v["title"] for v in variants], values, low, high, label, reference
         ),
         text,

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from pipeline.report import figures
-from pipeline.report.figures import ACCENT, INK, MUTED, Line
+from pipeline.report import charts
+from pipeline.report.canvas import ACCENT, INK, MUTED
+from pipeline.report.charts import Line
 from pipeline.report.labels import format_count, format_number
 from pipeline.report.layout import (
     Cell,
@@ -115,7 +116,7 @@ def _upper_bound_section(
     """The section of one clip: its curves and slices."""
     motions = {motion["name"]: motion for motion in clip["motions"]}
     names = [name.removeprefix("K = ").removesuffix(" motion") for name in motions]
-    by_count = figures.plot_steps(
+    by_count = charts.plot_steps(
         f"count-{place}",
         names,
         [Line(np.array([motion["psnr_db"] for motion in motions.values()]))],
@@ -127,7 +128,7 @@ def _upper_bound_section(
         for name, line in _CURVE_STYLES.items()
         if name in motions
     ]
-    over_time = figures.plot_curves(f"time-{place}", seconds, lines, "PSNR, dB")
+    over_time = charts.plot_curves(f"time-{place}", seconds, lines, "PSNR, dB")
     plots = [
         Figure(
             by_count,
@@ -258,7 +259,7 @@ def _curves_section(curves: Sequence[Mapping[str, Any]]) -> Section:
     """The metrics that are curves over time."""
     plots = [
         Figure(
-            figures.plot_curves(
+            charts.plot_curves(
                 f"curve-{i}",
                 np.array(curve["seconds"]),
                 [Line(np.array(curve["values"]))],
@@ -296,7 +297,7 @@ def _spectra_section(spectra: Mapping[str, Any]) -> Section:
     slow = slice(1, int(np.searchsorted(hz, 4.0)))
     plots = [
         Figure(
-            figures.plot_curves(
+            charts.plot_curves(
                 "spectrum",
                 hz[1:],
                 [line._replace(values=line.values[1:]) for line in lines],
@@ -311,7 +312,7 @@ def _spectra_section(spectra: Mapping[str, Any]) -> Section:
             ).format(spectra["every_pixel"]),
         ),
         Figure(
-            figures.plot_curves(
+            charts.plot_curves(
                 "slow",
                 hz[slow],
                 [line._replace(values=line.values[slow]) for line in lines],

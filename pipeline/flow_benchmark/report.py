@@ -13,7 +13,7 @@ from markupsafe import Markup
 from pipeline.flow_benchmark import metrics, summary
 from pipeline.flow_benchmark.run import FPS, FREQUENCIES, Case, Flow, FlowCard
 from pipeline.images import draw
-from pipeline.report import figures
+from pipeline.report import charts
 from pipeline.report.layout import fit_to_width, render_template, webp_uri
 from schemas.run_contract import flatten
 
@@ -105,7 +105,7 @@ def _draw_figures(card: FlowCard, names: Sequence[str]) -> dict[str, Markup]:
                 name: [_mean_detail_kept(results, name, i) for i in range(len(sizes))]
                 for name in names
             }
-            plots[part] = figures.plot_estimators(
+            plots[part] = charts.plot_estimators(
                 f"details-{part}",
                 range(len(sizes)),
                 lines,
@@ -118,7 +118,7 @@ def _draw_figures(card: FlowCard, names: Sequence[str]) -> dict[str, Markup]:
         hz = [k * FPS / card.protocol["scenes"]["frames"] for k in range(1, FREQUENCIES)]
         errors = {name: _mean_bands(card.scenes, name, "error_px") for name in names}
         errors["truth"] = _mean_bands(card.scenes, names[0], "truth_px")
-        plots["bands"] = figures.plot_estimators(
+        plots["bands"] = charts.plot_estimators(
             "bands",
             hz,
             errors,
@@ -131,7 +131,7 @@ def _draw_figures(card: FlowCard, names: Sequence[str]) -> dict[str, Markup]:
             name: [value and 100 * value for value in _mean_bands(card.scenes, name, "kept")]
             for name in names
         }
-        plots["gains"] = figures.plot_estimators(
+        plots["gains"] = charts.plot_estimators(
             "gains",
             hz,
             gains,
