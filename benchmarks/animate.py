@@ -33,7 +33,7 @@ from benchmarks.rounds import (
     speedup,
     timings_table,
 )
-from pipeline.images.encode import DETERMINISTIC_OPTIONS, X264
+from pipeline.images.film import DETERMINISTIC_OPTIONS, X264
 from schemas.spectral_volume import SpectralVolume, encode_volume
 
 WIDTH, HEIGHT, FPS = 1920, 1080, 30

@@ -18,7 +18,7 @@ import numpy as np
 from model.pages.interactive import fill_template
 from model.pages.user_study_results import CSV_COLUMNS, STUDY_DIGITS
 from pipeline.decode.pool import DecoderPool
-from pipeline.images.encode import TICKS_PER_SECOND, TimedFrame, encode_h264
+from pipeline.images.film import TICKS_PER_SECOND, TimedFrame, encode_h264
 from pipeline.sizes import human_size
 from pipeline.whole_clip.first_window import display_size
 from pipeline.whole_clip.frames import open_clip

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64, UInt8
 from pipeline.dataset.open import DatasetView
 from pipeline.dataset.shards import read_sample
 from pipeline.images import draw
-from pipeline.images.encode import encode_h264, pad_to_even, time_frames
+from pipeline.images.film import encode_h264, pad_to_even, time_frames
 from pipeline.preview.reconstruct import Reconstruction, read_settings, reconstruct_sample
 from pipeline.report import queries
 from pipeline.report.layout import data_uri, fit_to_width, webp_uri
