@@ -35,12 +35,7 @@ from jobs.cli.run_options import (
     check_quarantine_limit,
     check_same_flow,
 )
-from jobs.cli.workers import (
-    build_on_cluster,
-    collect_readable,
-    probe_all,
-    warn_of_other_versions,
-)
+from jobs.cli.workers import build_on_cluster, collect_readable, probe_all, warn_of_other_versions
 from pipeline.dataset.folder import Dataset, version_changes
 from pipeline.dataset.object_store import is_storage_url
 from pipeline.dataset.remote import finalize_session, locate_dataset

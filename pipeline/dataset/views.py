@@ -31,12 +31,7 @@ from pipeline.dataset.finalize import (
     write_statistics,
 )
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import (
-    TABLE_READ_ERRORS,
-    DamagedDerived,
-    DatasetView,
-    iter_samples,
-)
+from pipeline.dataset.open import TABLE_READ_ERRORS, DamagedDerived, DatasetView, iter_samples
 from pipeline.filters import Thresholds, judge
 from schemas.outcome import Outcome, Stage
 from schemas.records import MANIFEST_SCHEMA, IndexEntry, ManifestRow

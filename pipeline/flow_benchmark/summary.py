@@ -8,12 +8,7 @@ from typing import Any
 
 from pipeline.flow.config import FlowConfig
 from pipeline.flow_benchmark.metrics import OCTAVE_SIGMAS_PX
-from pipeline.flow_benchmark.run import (
-    FlowCard,
-    FlowErrors,
-    MeasureComparison,
-    SmoothingComparison,
-)
+from pipeline.flow_benchmark.run import FlowCard, FlowErrors, MeasureComparison, SmoothingComparison
 from pipeline.synthetic.render import WORKING_SIZE
 
 Results = Mapping[str, Mapping[str, Any]]

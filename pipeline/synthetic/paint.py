@@ -4,13 +4,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from pipeline.synthetic.render import (
-    ASPECT,
-    MARGIN,
-    TEXELS_PER_WIDTH,
-    Layer,
-    Mode,
-)
+from pipeline.synthetic.render import ASPECT, MARGIN, TEXELS_PER_WIDTH, Layer, Mode
 
 CANVAS_ROWS, CANVAS_COLUMNS = (
     round((ASPECT + 2 * MARGIN) * TEXELS_PER_WIDTH),
