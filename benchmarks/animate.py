@@ -55,8 +55,8 @@ def main() -> None:
         (folder / "motion.safetensors").write_bytes(
             encode_volume(SpectralVolume(spectrum=motion(), fps=FPS, frames=FRAMES, provenance={}))
         )
-        ours = animate(folder, seconds)
-        peak = watched(ours)
+        command = animate(folder, seconds)
+        peak = watched(command)
         run(
             [
                 ffmpeg,
@@ -72,7 +72,7 @@ def main() -> None:
             ]
         )
         contenders = {
-            "Quiver": partial(run, ours),
+            "Quiver": partial(run, command),
             "ffmpeg, encoding alone": partial(run, encoding(ffmpeg, folder)),
         }
         timings = interleaved(contenders, 1 if options.quick else options.rounds, warm_up=False)

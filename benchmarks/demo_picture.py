@@ -33,8 +33,8 @@ def main(demo: Path, out: Path) -> None:
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for i, title in enumerate(TITLES):
         pen.text((i * (256 + GAP) + 2, 2), title, "black", font)
-    for i, one in enumerate(strips):
-        sheet.paste(Image.fromarray(one), (0, HEAD + i * (one.shape[0] + GAP)))
+    for i, panels in enumerate(strips):
+        sheet.paste(Image.fromarray(panels), (0, HEAD + i * (panels.shape[0] + GAP)))
     sheet.quantize(255).save(out, optimize=True)
 
 

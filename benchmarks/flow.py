@@ -60,11 +60,11 @@ def main() -> None:
     rounds = 1 if options.quick else options.rounds
     targets, bodies = [], []
     for flow in ("raft_large", "raft_small"):
-        found, body = sharing(flow, rounds)
-        targets, bodies = targets + found, [*bodies, body]
+        new_targets, body = sharing(flow, rounds)
+        targets, bodies = targets + new_targets, [*bodies, body]
     if options.weights and options.middlebury:
-        found, body = middlebury_table(options.weights, options.middlebury)
-        targets, bodies = targets + found, [*bodies, body]
+        new_targets, body = middlebury_table(options.weights, options.middlebury)
+        targets, bodies = targets + new_targets, [*bodies, body]
     if options.weights:
         bodies.append(options_table(options.weights))
     report("flow", "Flow", __doc__, "\n\n".join(bodies), targets, keep=not options.quick)

@@ -48,9 +48,9 @@ def main() -> None:
         ),
     }
     timings = interleaved(contenders, 1 if options.quick else options.rounds)
-    ours, theirs, *_ = timings.values()
+    quiver_times, numpy_times, *_ = timings.values()
     targets = [
-        speedup("numpy.partition / Quiver, histograms", 3, ours, theirs),
+        speedup("numpy.partition / Quiver, histograms", 3, quiver_times, numpy_times),
         Target(
             name="largest relative error of a quantile against numpy",
             goal=0.4,

@@ -28,10 +28,10 @@ def begun(rows: list[PlanRow], config: BuildConfig) -> list[PendingWindow]:
     """Returns these windows of one video with their flow."""
     with closing(
         ChunkStream([rows], shared_pool(config.decode, 1), config.plan, config.size)
-    ) as decoded:
+    ) as stretches:
         return [
             window
-            for stretch, stream in decoded
+            for stretch, stream in stretches
             for window in start_windows(stretch, stream, config, make_estimator(config.flow))
         ]
 
