@@ -93,9 +93,18 @@ def python_page() -> Iterator[str]:
     yield "those of jaxtyping: `UInt8[ndarray, 'height width 3']`. Python code begins with"
     yield "`open_dataset`, `load_prior` and `animate`.\n"
     for package in packages():
-        yield f"## {package.__name__}\n\n{inspect.getdoc(package) or ''}\n"
+        yield f"## {package.__name__}\n\n{_fence_columns(inspect.getdoc(package) or '')}\n"
         for name in sorted(package.__all__):
             yield from describe(name, getattr(package, name))
+
+
+def _fence_columns(docstring: str) -> str:
+    """The docstring with its lists in two columns as blocks, which Markdown would run together."""
+    paragraphs = docstring.split("\n\n")
+    for i, paragraph in enumerate(paragraphs):
+        if re.search(r"\S {2,}\S", paragraph):
+            paragraphs[i] = f"```text\n{textwrap.dedent(paragraph).strip()}\n```"
+    return "\n\n".join(paragraphs)
 
 
 def packages() -> Iterator[ModuleType]:
