@@ -1,15 +1,17 @@
-"""A whole video to a committed shard, against the scripts that one would write for it.
+"""From a complete video to a committed shard, against the scripts that one would write for it.
 
 Quiver does all that a run does: plan, decode, flow, spectrum, measures, verdicts, samples, tar,
-fsync, record; no filter rejects, so that every window is written. The naive script goes window by
-window: decord's frames at full size, resized, grey, OpenCV DIS, numpy.fft.rfft, numpy.savez. The
-smart script has decord scale the frames instead. Both keep one reader open for the video, use the
-same DIS preset and the same 149 pairs a window, and neither measures, checks or syncs.
+fsync, record; no filter rejects, so every window is written. The naive script goes window by
+window: decord's frames at full size, resized, converted to gray, OpenCV DIS, numpy.fft.rfft,
+numpy.savez. The smart script has decord scale the frames instead. Both keep one reader open for the
+video, use the same DIS preset and the same 149 pairs a window, and neither measures, checks or
+syncs.
 
-The scripts are timed on a few windows, the middles of equal parts and the latest first, so that
-each begins with a seek as in a whole pass, and scaled to all windows; `--full` runs one whole naive
-pass to check that. DIS alone, on frames that are ready, is what none can go below, and so how many
-times as fast as a script anything with the same flow could be.
+The scripts are timed on a few windows, which are the middles of equal parts, the latest first, so
+that each begins with a seek as in a complete pass; the times are scaled to all windows. `--full`
+runs one complete naive pass to check that. DIS alone, on frames that are ready, is the lower bound
+for all of them, and so bounds how many times as fast as a script anything with the same flow could
+be.
 """
 
 import functools

@@ -3,8 +3,8 @@ frequencies.
 
 Each FFT gets the finished texture in memory, as float32 and contiguous, so that collecting it costs
 the peers nothing. Quiver gets the same frames in blocks of 32, as the flow estimator hands them
-over; `add` also sums the mean magnitude, the energy and every fourth pixel, which the peers do not,
-so it is a row of its own, the complex volume included.
+over; `add` also sums the mean magnitude, the energy and every fourth pixel, which the peers do not
+do, so it has a row of its own, with the complex volume included.
 """
 
 import numpy as np
