@@ -1,12 +1,13 @@
-"""A photograph of 1920x1080 becomes a film of 5 s at 30 frames a second, against ffmpeg that only
+"""A photograph of 1920x1080 becomes a film of 5 s at 30 frames a second, against ffmpeg, which only
 encodes the film's frames.
 
 Quiver is the real command, from the start of Python to the finished mp4: a JPEG and a file of
 motion are read, 150 frames are splatted and encoded. The photograph is procedural, noise of
 amplitude 1/f over things with sharp edges, and the motion smooth, 16 frequencies of 256x144 pixels,
-1.3 px there on average and 10 in the photograph. ffmpeg, with its own libx264 and the same settings
-of it, gets the frames of that film ready in a file of raw yuv420p; it is what none can go below
-that writes such a film. Both have one CPU; with more, Quiver makes frames while others are encoded.
+1.3 px there on average and 10 in the photograph. ffmpeg, with its own libx264 and the same
+settings, gets the frames of that film ready in a file of raw yuv420p; this is the lower bound for
+anything that writes such a film. Both have one CPU; with more, Quiver makes frames while others are
+encoded.
 """
 
 import shutil
@@ -33,7 +34,7 @@ from benchmarks.rounds import (
     speedup,
     timings_table,
 )
-from pipeline.images.encode import DETERMINISTIC_OPTIONS, X264
+from pipeline.images.film import DETERMINISTIC_OPTIONS, X264
 from schemas.spectral_volume import SpectralVolume, encode_volume
 
 WIDTH, HEIGHT, FPS = 1920, 1080, 30
@@ -55,8 +56,8 @@ def main() -> None:
         (folder / "motion.safetensors").write_bytes(
             encode_volume(SpectralVolume(spectrum=motion(), fps=FPS, frames=FRAMES, provenance={}))
         )
-        ours = animate(folder, seconds)
-        peak = watched(ours)
+        command = animate(folder, seconds)
+        peak = watched(command)
         run(
             [
                 ffmpeg,
@@ -72,7 +73,7 @@ def main() -> None:
             ]
         )
         contenders = {
-            "Quiver": partial(run, ours),
+            "Quiver": partial(run, command),
             "ffmpeg, encoding alone": partial(run, encoding(ffmpeg, folder)),
         }
         timings = interleaved(contenders, 1 if options.quick else options.rounds, warm_up=False)

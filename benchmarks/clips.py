@@ -44,10 +44,10 @@ def pictures(
 ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
     """Yields the scene's frames, cropped from its own aspect ratio to that of `size`."""
     scene = replace(SCENES[name](np.random.default_rng(0)), grain=GRAIN)
-    whole = (size[0], round(size[0] * ASPECT))
-    top = (whole[1] - size[1]) // 2
+    scene_size = (size[0], round(size[0] * ASPECT))
+    top = (scene_size[1] - size[1]) // 2
     for i in range(count):
-        yield render_frame(scene, i / FPS, whole)[top : top + size[1]]
+        yield render_frame(scene, i / FPS, scene_size)[top : top + size[1]]
 
 
 def encode(

@@ -1,15 +1,17 @@
-"""A whole video to a committed shard, against the scripts that one would write for it.
+"""From a complete video to a committed shard, against the scripts that one would write for it.
 
 Quiver does all that a run does: plan, decode, flow, spectrum, measures, verdicts, samples, tar,
-fsync, record; no filter rejects, so that every window is written. The naive script goes window by
-window: decord's frames at full size, resized, grey, OpenCV DIS, numpy.fft.rfft, numpy.savez. The
-smart script has decord scale the frames instead. Both keep one reader open for the video, use the
-same DIS preset and the same 149 pairs a window, and neither measures, checks or syncs.
+fsync, record; no filter rejects, so every window is written. The naive script goes window by
+window: decord's frames at full size, resized, converted to gray, OpenCV DIS, numpy.fft.rfft,
+numpy.savez. The smart script has decord scale the frames instead. Both keep one reader open for the
+video, use the same DIS preset and the same 149 pairs a window, and neither measures, checks or
+syncs.
 
-The scripts are timed on a few windows, the middles of equal parts and the latest first, so that
-each begins with a seek as in a whole pass, and scaled to all windows; `--full` runs one whole naive
-pass to check that. DIS alone, on frames that are ready, is what none can go below, and so how many
-times as fast as a script anything with the same flow could be.
+The scripts are timed on a few windows, which are the middles of equal parts, the latest first, so
+that each begins with a seek as in a complete pass; the times are scaled to all windows. `--full`
+runs one complete naive pass to check that. DIS alone, on frames that are ready, is the lower bound
+for all of them, and so bounds how many times as fast as a script anything with the same flow could
+be.
 """
 
 import functools
@@ -74,9 +76,11 @@ def main() -> None:
         path = ordinary_clip(options.clips, size, options.seconds)
         targets.append(decoded_target(path))
         for preset in GOALS:
-            found, text = compare(path, preset, options.rounds, options.windows, options.full)
-            targets, tables = targets + found, [*tables, text]
-            print(f"{text}\n", flush=True)
+            clip_targets, body = compare(
+                path, preset, options.rounds, options.windows, options.full
+            )
+            targets, tables = targets + clip_targets, [*tables, body]
+            print(f"{body}\n", flush=True)
     report(
         "extract", "Video to shard", __doc__, "\n\n".join(tables), targets, keep=not options.quick
     )
@@ -88,46 +92,52 @@ def compare(
     """Measures Quiver on the whole video and both scripts on some windows, in turns."""
     config = BuildConfig(flow=FlowConfig(dis_preset=preset), thresholds=PRESETS["none"])
     starts = [row.window().start_frame for row in planned(path, config)]
-    some = [starts[int((i + 0.5) * len(starts) / windows)] for i in range(windows)][::-1]
+    sample = [starts[int((i + 0.5) * len(starts) / windows)] for i in range(windows)][::-1]
     contenders: dict[str, Callable] = {"Quiver": functools.partial(quiver, path, config)}
     for script in (naive, smart):
-        contenders[f"{script.__name__} script, {len(some)} of {len(starts)} windows"] = (
-            functools.partial(script(path, config), some)
+        contenders[f"{script.__name__} script, {len(sample)} of {len(starts)} windows"] = (
+            functools.partial(script(path, config), sample)
         )
-    contenders[f"DIS alone, {len(some)} windows"] = functools.partial(
-        flow_alone, ready(path, config, some), estimator(config)
+    contenders[f"DIS alone, {len(sample)} windows"] = functools.partial(
+        flow_alone, ready(path, config, sample), estimator(config)
     )
     timings = interleaved(contenders, rounds, warm_up=False)
-    ours, *theirs, floor = timings.values()
+    quiver_times, *script_times, flow_times = timings.values()
     name = f"{path.stem.split('-')[1]}, {preset}"
     targets = [
         speedup(
-            f"{name}: {script} script / Quiver", goal, ours, seconds, share=len(some) / len(starts)
+            f"{name}: {script} script / Quiver",
+            goal,
+            quiver_times,
+            seconds,
+            share=len(sample) / len(starts),
         )
-        for script, goal, seconds in zip(("naive", "smart"), GOALS[preset], theirs, strict=True)
+        for script, goal, seconds in zip(
+            ("naive", "smart"), GOALS[preset], script_times, strict=True
+        )
     ]
     limits = [
-        f"{kind} {medians(seconds).cpu / medians(floor).cpu:.2g} times"
-        for kind, seconds in zip(("naive", "smart"), theirs, strict=True)
+        f"{kind} {medians(seconds).cpu / medians(flow_times).cpu:.2g} times"
+        for kind, seconds in zip(("naive", "smart"), script_times, strict=True)
     ]
     text = (
         f"{name}, {len(starts)} windows:\n\n{timings_table(timings)}\n\n"
         f"Processor time against DIS alone: {', '.join(limits)}."
     )
-    return targets, text + (f"\n\n{scaling(naive(path, config), starts, some)}" if full else "")
+    return targets, text + (f"\n\n{scaling(naive(path, config), starts, sample)}" if full else "")
 
 
 def scaling(
-    script: Callable[[Sequence[int]], None], starts: Sequence[int], some: Sequence[int]
+    script: Callable[[Sequence[int]], None], starts: Sequence[int], sample: Sequence[int]
 ) -> str:
     """Checks that a few windows stand for all: one whole pass between two sampled ones."""
-    before, whole, after = (
-        timed(functools.partial(script, windows)) for windows in (some, starts, some)
+    before, full_pass, after = (
+        timed(functools.partial(script, windows)) for windows in (sample, starts, sample)
     )
-    scaled = [(a + b) / 2 * len(starts) / len(some) for a, b in zip(before, after, strict=True)]
+    scaled = [(a + b) / 2 * len(starts) / len(sample) for a, b in zip(before, after, strict=True)]
     return table(
         ("naive script", "clock, s", "processor, s"),
-        [("all windows", *whole), ("scaled from the sample", *scaled)],
+        [("all windows", *full_pass), ("scaled from the sample", *scaled)],
     )
 
 
@@ -207,8 +217,8 @@ def ready(path: Path, config: BuildConfig, starts: Sequence[int]) -> list[list[n
 
 def flow_alone(windows: Sequence[Sequence[np.ndarray]], dis: cv2.DISOpticalFlow) -> None:
     """Computes the flow of all pairs of each window, and discards it."""
-    for first, *others in windows:
-        for later in others:
+    for first, *later_frames in windows:
+        for later in later_frames:
             dis.calc(first, later, None)
 
 
@@ -229,14 +239,15 @@ def decoded_target(path: Path) -> Target:
         [row.window().start_frame for row in group]
         for _, group in groupby(rows, key=lambda row: row.shard)
     ]
-    ours = sum(decoded(keys, starts[0], starts[-1]) for starts in stretches) / len(rows)
+    quiver_frames = sum(decoded(keys, starts[0], starts[-1]) for starts in stretches) / len(rows)
     firsts = [row.window().start_frame for row in rows]
-    theirs = sum(decoded(keys, first, first) for first in firsts) / len(rows)
+    script_frames = sum(decoded(keys, first, first) for first in firsts) / len(rows)
     size = path.stem.split("-")[1]
     return Target(
-        name=f"{size}: frames decoded a window, scripts {theirs:.0f} / Quiver {ours:.1f}",
+        name=f"{size}: frames decoded a window, "
+        f"scripts {script_frames:.0f} / Quiver {quiver_frames:.1f}",
         goal=10,
-        reached=theirs / ours,
+        reached=script_frames / quiver_frames,
     )
 
 

@@ -14,9 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.synthetic.render import Layer, Mode, Scene, bend, swing, traveling_wave, wave
-from pipeline.synthetic.scenes import (
-    SCENES,
+from pipeline.synthetic.paint import (
     X,
     Y,
     color_ramp,
@@ -27,6 +25,8 @@ from pipeline.synthetic.scenes import (
     noise,
     random_shade,
 )
+from pipeline.synthetic.render import Layer, Mode, Scene, bend, swing, traveling_wave, wave
+from pipeline.synthetic.scenes import SCENES
 
 BROAD = wave(direction=(0.9, 0.44), cycles=(0.6, 0.4))
 

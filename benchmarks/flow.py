@@ -1,12 +1,11 @@
-"""RAFT as it is arranged here against a loop over torchvision's own model, and the error of each
+"""RAFT as Quiver runs it against a loop over torchvision's own model, and the error of each
 estimator and option.
 
 The loop calls torchvision's model with one pair at a time, 12 updates. Quiver measures one new
-source against 32 targets; preparing a frame is shared by the 15 windows that need it. Weights are
-random for the times; for the errors they are those given with --weights (raft_small), and the
-scenes are procedural, with known motion: one source and 32 consecutive targets at 30 frames a
-second. --middlebury names a folder with a folder for each pair (frame10.png, frame11.png,
-flow10.flo).
+source against 32 targets; preparing a frame is shared by the 15 windows that need it. Times are
+measured with random weights, errors with those of --weights (raft_small); the scenes are
+procedural, with known motion: one source and 32 consecutive targets at 30 frames a second.
+--middlebury names a folder with a folder for each pair (frame10.png, frame11.png, flow10.flo).
 """
 
 import tempfile
@@ -60,11 +59,11 @@ def main() -> None:
     rounds = 1 if options.quick else options.rounds
     targets, bodies = [], []
     for flow in ("raft_large", "raft_small"):
-        found, body = sharing(flow, rounds)
-        targets, bodies = targets + found, [*bodies, body]
+        new_targets, body = sharing(flow, rounds)
+        targets, bodies = targets + new_targets, [*bodies, body]
     if options.weights and options.middlebury:
-        found, body = middlebury_table(options.weights, options.middlebury)
-        targets, bodies = targets + found, [*bodies, body]
+        new_targets, body = middlebury_table(options.weights, options.middlebury)
+        targets, bodies = targets + new_targets, [*bodies, body]
     if options.weights:
         bodies.append(options_table(options.weights))
     report("flow", "Flow", __doc__, "\n\n".join(bodies), targets, keep=not options.quick)

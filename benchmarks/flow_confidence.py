@@ -149,14 +149,16 @@ def window(path: Path) -> list[PreparedFrame]:
     return first_window(path, CONFIG).frames
 
 
-def flow_to_all(seen: Sequence[PreparedFrame]) -> np.ndarray:
+def flow_to_all(frames: Sequence[PreparedFrame]) -> np.ndarray:
     """Computes flow from the first frame to all."""
-    return ESTIMATOR.displace([(seen[0].flow_input, frame.flow_input) for frame in seen])
+    return ESTIMATOR.displace([(frames[0].flow_input, frame.flow_input) for frame in frames])
 
 
-def backward(seen: Sequence[PreparedFrame], checks: Sequence[int]) -> dict[int, np.ndarray]:
-    indices = sorted({i for count in checks for i in backward_frame_indices(len(seen), count)})
-    return {i: ESTIMATOR.displace([(seen[i].flow_input, seen[0].flow_input)])[0] for i in indices}
+def backward(frames: Sequence[PreparedFrame], checks: Sequence[int]) -> dict[int, np.ndarray]:
+    indices = sorted({i for count in checks for i in backward_frame_indices(len(frames), count)})
+    return {
+        i: ESTIMATOR.displace([(frames[i].flow_input, frames[0].flow_input)])[0] for i in indices
+    }
 
 
 def filmed(case: Case) -> Filmed:
@@ -168,12 +170,12 @@ def filmed(case: Case) -> Filmed:
             30,
             case.crf,
         )
-        seen = window(path)
+        frames = window(path)
     true = true_motion(case.scene, 0.0, TIMES)
     return Filmed(
-        seen[0].stats.gray,
-        flow_to_all(seen),
-        backward(seen, CHECKS),
+        frames[0].stats.gray,
+        flow_to_all(frames),
+        backward(frames, CHECKS),
         true,
         trusted_mask(case.scene, 0.0, true[::10], TIMES[::10]),
         deviation(render_frame(replace(case.scene, grain=0.0), 0.0, WORKING_SIZE)) < BARE_LEVELS,
@@ -212,9 +214,9 @@ def judge(film: Filmed) -> Judged:
     error, confidences = size(film.forward - film.true), kinds(film)
     areas = (film.valid, film.valid & film.bare, film.valid & ~film.bare)
     damped = {kind: damp(film.forward, certain) for kind, certain in confidences.items()}
-    ours, known = confidences["both, 8"], to_spectrum(film.true, 16)
+    chosen, truth = confidences["both, 8"], to_spectrum(film.true, 16)
     volume = to_spectrum(film.forward, 16).astype(np.complex64)
-    weights = size(film.forward), damp(size(film.forward), ours)
+    weights = size(film.forward), damp(size(film.forward), chosen)
     return Judged(
         raw=over(error, areas),
         damped={kind: over(size(motion - film.true), areas) for kind, motion in damped.items()},
@@ -225,8 +227,8 @@ def judge(film: Filmed) -> Judged:
             for kind, certain in confidences.items()
         },
         spectrum=tuple(
-            relative((spectrum - known)[:, :, film.valid], known[:, :, film.valid])
-            for spectrum in (volume, damp(volume, ours))
+            relative((spectrum - truth)[:, :, film.valid], truth[:, :, film.valid])
+            for spectrum in (volume, damp(volume, chosen))
         ),
         weight=tuple(
             float(np.abs(weight - size(damped["both, 8"]))[film.valid].mean()) for weight in weights
@@ -235,7 +237,7 @@ def judge(film: Filmed) -> Judged:
         mean_px=float(size(film.true)[film.valid].mean()),
         bins=np.stack(
             [
-                np.histogram(ours[film.valid], BINS, weights=w)[0]
+                np.histogram(chosen[film.valid], BINS, weights=w)[0]
                 for w in (np.ones(film.valid.sum()), error[film.valid])
             ]
         ),
@@ -252,9 +254,9 @@ def over(error: np.ndarray, areas: Sequence[np.ndarray]) -> tuple[float, float, 
     return tuple(float(error[area].mean()) if area.any() else float("nan") for area in areas)
 
 
-def relative(difference: np.ndarray, known: np.ndarray) -> float:
+def relative(difference: np.ndarray, truth: np.ndarray) -> float:
     return (
-        float(np.linalg.norm(difference) / np.linalg.norm(known)) if known.any() else float("nan")
+        float(np.linalg.norm(difference) / np.linalg.norm(truth)) if truth.any() else float("nan")
     )
 
 
@@ -262,20 +264,20 @@ def relative(difference: np.ndarray, known: np.ndarray) -> float:
 
 
 def real(clip: str) -> Sequence[Any]:
-    seen = window(Path(clip))
-    forward, back = flow_to_all(seen), backward(seen, (8,))
-    ours = confidence(
-        seen[0].stats.gray, relative_disagreements([(forward[i], b) for i, b in back.items()])
+    frames = window(Path(clip))
+    forward, back = flow_to_all(frames), backward(frames, (8,))
+    certain = confidence(
+        frames[0].stats.gray, relative_disagreements([(forward[i], b) for i, b in back.items()])
     )
-    weights = size(forward), size(damp(forward, ours))
+    weights = size(forward), size(damp(forward, certain))
     figures = [float(f) for w in weights for f in (np.median(w), w.mean(), np.quantile(w, 0.95))]
-    return Path(clip).name, float(ours.mean()), float((ours < 64).mean()), *figures
+    return Path(clip).name, float(certain.mean()), float((certain < 64).mean()), *figures
 
 
 def timing(repeats: int = 50) -> None:
     """Prints milliseconds a window, median, on one thread."""
     film = filmed(CHOSEN_ON["patches, grain 2"]())
-    ours, volume = (
+    certain, volume = (
         confidence(film.grey, relative_disagreements(checked(film, 8))),
         to_spectrum(film.forward, 16).astype(np.complex64),
     )
@@ -295,7 +297,7 @@ def timing(repeats: int = 50) -> None:
         )
         for count in CHECKS
     ]
-    table("step | ms", [*rows, ("damp, K = 16", ms(lambda: damp(volume, ours)))])
+    table("step | ms", [*rows, ("damp, K = 16", ms(lambda: damp(volume, certain)))])
 
 
 if __name__ == "__main__":

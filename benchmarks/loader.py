@@ -68,18 +68,28 @@ def main() -> None:
             for name, make in all_contenders(selection, statistics).items()
         }
         timings = interleaved(contenders, 1 if options.quick else options.rounds)
-    whole, whole_peer, one, one_peer, whole_bare, one_bare, *_ = timings.values()
+    all_times, all_peer_times, one_times, one_peer_times, all_bare_times, one_bare_times, *_ = (
+        timings.values()
+    )
     targets = [
-        speedup("all 16 frequencies: webdataset + numpy / Quiver", 4, whole, whole_peer),
-        speedup("one frequency: webdataset + numpy / Quiver", 4, one, one_peer),
+        speedup("all 16 frequencies: webdataset + numpy / Quiver", 4, all_times, all_peer_times),
+        speedup("one frequency: webdataset + numpy / Quiver", 4, one_times, one_peer_times),
         speedup(
-            "all 16 frequencies: webdataset + numpy without batches / Quiver", 4, whole, whole_bare
+            "all 16 frequencies: webdataset + numpy without batches / Quiver",
+            4,
+            all_times,
+            all_bare_times,
         ),
-        speedup("one frequency: webdataset + numpy without batches / Quiver", 4, one, one_bare),
+        speedup(
+            "one frequency: webdataset + numpy without batches / Quiver",
+            4,
+            one_times,
+            one_bare_times,
+        ),
     ]
     rates = table(
         ("", "samples a second"),
-        [(name, count / medians(found).clock) for name, found in timings.items()],
+        [(name, count / medians(times).clock) for name, times in timings.items()],
     )
     body = timings_table(timings, f"ms for {count} samples,", 1e3) + "\n\n" + rates
     report("loader", "Loader", __doc__, body, targets, keep=not options.quick)
@@ -96,7 +106,7 @@ def make_dataset(root: Path, count: int) -> DatasetView:
         [0.0] * (config.plan.frames // 2 + 1),
     )
     for row, sample in zip(rows, make_samples(count), strict=True):
-        kept = RecordRow(
+        result = RecordRow(
             key=row.window().key,
             outcome=Outcome.KEPT,
             stage=Stage.WRITE,
@@ -106,7 +116,7 @@ def make_dataset(root: Path, count: int) -> DatasetView:
             energy_x=1.0,
             energy_y=1.0,
         )
-        draft.add(kept, replace(sample, key=kept.key), None)
+        draft.add(result, replace(sample, key=result.key), None)
     draft.commit()
     finalize(dataset)
     return DatasetView(dataset)
@@ -117,25 +127,25 @@ def all_contenders(
 ) -> dict[str, Callable[[], Iterator]]:
     """Returns by name what makes an endless iterator of samples, or of batches of them."""
     url, scale = str(selection.dataset.tar_path(SHARD)), channel_scales(statistics)
-    ours, theirs = (
+    make_quiver, make_webdataset = (
         functools.partial(quiver, selection, statistics),
         functools.partial(webdataset, url, scale),
     )
     stacked = functools.partial(batches, url, scale)
     return {
-        "Quiver, all frequencies": functools.partial(ours, SpectrumConfig()),
+        "Quiver, all frequencies": functools.partial(make_quiver, SpectrumConfig()),
         "webdataset + numpy, all frequencies": functools.partial(stacked, None),
-        "Quiver, one frequency": functools.partial(ours, SpectrumConfig(drawn=1)),
+        "Quiver, one frequency": functools.partial(make_quiver, SpectrumConfig(drawn=1)),
         "webdataset + numpy, one frequency": functools.partial(stacked, np.random.default_rng(0)),
-        "webdataset + numpy, all frequencies, no batches": functools.partial(theirs, None),
+        "webdataset + numpy, all frequencies, no batches": functools.partial(make_webdataset, None),
         "webdataset + numpy, one frequency, no batches": functools.partial(
-            theirs, np.random.default_rng(0)
+            make_webdataset, np.random.default_rng(0)
         ),
         "Quiver, all frequencies, augmented": functools.partial(
-            ours, SpectrumConfig(augment=AugmentConfig())
+            make_quiver, SpectrumConfig(augment=AugmentConfig())
         ),
         "Quiver, one frequency, augmented": functools.partial(
-            ours, SpectrumConfig(drawn=1, augment=AugmentConfig())
+            make_quiver, SpectrumConfig(drawn=1, augment=AugmentConfig())
         ),
     }
 
@@ -168,7 +178,7 @@ def batches(url: str, scale: np.ndarray, rng: np.random.Generator | None) -> Ite
     stream = webdataset(url, scale, rng)
     while True:
         image, spectrum, keys = zip(
-            *(sample for some in islice(stream, BATCH) for sample in some), strict=True
+            *(sample for single in islice(stream, BATCH) for sample in single), strict=True
         )
         yield list(zip(np.stack(image), np.stack(spectrum), keys, strict=True))
 
@@ -181,21 +191,23 @@ def use(stream: Iterator[list], count: int) -> None:
 
 def check_contenders_agree(selection: DatasetView, statistics: SpectrumStatistics) -> None:
     """Checks that both give the same of each sample."""
-    made = all_contenders(selection, statistics)
+    contenders = all_contenders(selection, statistics)
     count = len(list(iter_samples(selection, SHARD)))
-    ours = {
+    quiver_samples = {
         key: (image.numpy(), spectrum.numpy())
-        for some in islice(made["Quiver, all frequencies"](), count // BATCH)
-        for image, spectrum, key in some
+        for batch in islice(contenders["Quiver, all frequencies"](), count // BATCH)
+        for image, spectrum, key in batch
     }
-    theirs = {
+    peer_samples = {
         key: (image, spectrum)
-        for some in islice(made["webdataset + numpy, all frequencies"](), count // BATCH)
-        for image, spectrum, key in some
+        for batch in islice(contenders["webdataset + numpy, all frequencies"](), count // BATCH)
+        for image, spectrum, key in batch
     }
-    assert ours.keys() == theirs.keys() and len(ours) == count
-    for key, (image, spectrum) in theirs.items():
-        assert np.abs(ours[key][0] - image).max() < 1e-6 and np.array_equal(ours[key][1], spectrum)
+    assert quiver_samples.keys() == peer_samples.keys() and len(quiver_samples) == count
+    for key, (image, spectrum) in peer_samples.items():
+        assert np.abs(quiver_samples[key][0] - image).max() < 1e-6 and np.array_equal(
+            quiver_samples[key][1], spectrum
+        )
 
 
 if __name__ == "__main__":

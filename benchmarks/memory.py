@@ -1,9 +1,9 @@
 """Memory of a worker that builds a 1-minute and a 20-minute video: does it grow with the length?
 
-Each video is built in a fresh process, which is watched with all its children: the largest sum of
-their proportional memory (PSS: a page that two share counts once) is what counts. The long video is
-the short one repeated. Flow is the quickest preset and windows are far apart, since neither matters
-for memory: every frame is decoded and looked at as ever.
+Each video is built in a fresh process. The result is the largest sum of the proportional memory of
+the process and all its children (PSS: a page that two share counts once). The long video is the
+short one repeated. Flow uses the quickest preset and windows are far apart, since neither matters
+for memory: every frame is decoded and measured as usual.
 """
 
 import subprocess

@@ -3,8 +3,8 @@ the number of shards.
 
 One procedural clip is extracted at 256 x 160 with a window on every frame, by the quickest preset
 of the flow, 8 windows a shard; and a second dataset of a seventh of its windows. Each report is
-drawn by the real command in a fresh process, gallery included, which decodes the windows that it
-shows again.
+written by the real command in a fresh process, with the gallery, for which the windows that it
+shows are decoded again.
 """
 
 import shutil

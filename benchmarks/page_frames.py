@@ -106,7 +106,7 @@ def main() -> None:
             encoding="utf-8",
         )
         with open_page(page, viewport=dict(width=1280, height=800)) as (tab, complaints):
-            timings, own = measure_frames(tab, 1 if options.quick else options.rounds)
+            timings, loop_ms = measure_frames(tab, 1 if options.quick else options.rounds)
             assert not complaints, complaints
     targets = [
         Target(
@@ -128,7 +128,9 @@ def main() -> None:
             unit="ms",
             at_most=True,
         ),
-        Target(name="a frame of its own loop", goal=GOAL_MS, reached=own, unit="ms", at_most=True),
+        Target(
+            name="a frame of its own loop", goal=GOAL_MS, reached=loop_ms, unit="ms", at_most=True
+        ),
     ]
     report(
         "page_frames",
@@ -156,7 +158,7 @@ def measure_frames(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], floa
     """
     tab.evaluate(PEERS)
     tab.evaluate("quiver.settings.wind = 1; quiver.tune(); quiver.advance(1)")
-    own = tab.evaluate(LOOP, OWN) / OWN
+    loop_ms = tab.evaluate(LOOP, OWN) / OWN
     tab.evaluate(
         "document.hidden || Object.defineProperty(document, 'hidden', {value: true}); look()"
     )  # its own loop stops
@@ -167,16 +169,16 @@ def measure_frames(tab: Any, rounds: int) -> tuple[dict[str, list[Timing]], floa
         for name in names:
             timings[name].append(timed(tab, name, COUNTS[name]))
         names.reverse()
-    return timings, own
+    return timings, loop_ms
 
 
 def check_page_draws(tab: Any) -> None:
     """Checks that all draw the picture: nearly the same color in the middle."""
     tab.evaluate("quiver.settings.magnification = 0")
-    seen = np.array(
+    colors = np.array(
         [tab.evaluate(f"Array.from(ways.{name}())") for name in ("page", "triangles", "drawImage")]
     )
-    assert np.ptp(seen, axis=0).max() <= 24, seen
+    assert np.ptp(colors, axis=0).max() <= 24, colors
     tab.evaluate("quiver.settings.magnification = 1")
 
 

@@ -149,8 +149,8 @@ def distances(true: Sequence[np.ndarray], samples: Sequence[np.ndarray]) -> tupl
 
 def own_and_other(table: np.ndarray) -> tuple[float, float]:
     """Returns the means on the diagonal and off it."""
-    own = np.eye(len(table)) > 0
-    return float(table[own].mean()), float(table[~own].mean())
+    diagonal = np.eye(len(table)) > 0
+    return float(table[diagonal].mean()), float(table[~diagonal].mean())
 
 
 def as_complex(channels: np.ndarray) -> np.ndarray:

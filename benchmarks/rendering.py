@@ -67,7 +67,7 @@ def main() -> None:
             )
     print(
         "\nframes a second, one at a time, features made once:",
-        {name: round(frames_a_second(one, sample), 1) for name, one in networks.items()},
+        {name: round(frames_a_second(network, sample), 1) for name, network in networks.items()},
     )
 
 
@@ -78,11 +78,11 @@ def tested(data: str, windows: int) -> Iterator[Sample]:
     for shard, entry in selection.read_index().shards.items():
         for sample in iter_samples(selection, shard) if entry.split == "test" else ():
             by_clip[clip_of(sample)].append(sample)
-    for found in by_clip.values():
+    for samples in by_clip.values():
         for i in sorted(
-            {round(i) for i in np.linspace(0, len(found) - 1, min(windows, len(found)))}
+            {round(i) for i in np.linspace(0, len(samples) - 1, min(windows, len(samples)))}
         ):
-            yield found[i]
+            yield samples[i]
 
 
 def clip_of(sample: Sample) -> str:
@@ -90,11 +90,11 @@ def clip_of(sample: Sample) -> str:
 
 
 def every_way(
-    networks: dict[str, Renderer], sample: Sample, which: int
+    networks: dict[str, Renderer], sample: Sample, pair: int
 ) -> Iterator[tuple[str, Tensor]]:
     """Renders the later frame with each of them, RGB in 0 to 1."""
     yield "still", picture(sample.image)
-    flow, weight = sample.pair_flow[which].astype(np.float32), sample.weight.astype(np.float32)
+    flow, weight = sample.pair_flow[pair].astype(np.float32), sample.weight.astype(np.float32)
     yield "softmax_rgb", picture(warp_frame(sample.image, flow, weight))
     for name, network in networks.items():
         noise = network.sample_noise(1, torch.Generator().manual_seed(0))

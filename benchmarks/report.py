@@ -28,10 +28,10 @@ ORDER = (
 BEGIN, END = "<!-- notes: written by hand, kept -->", "<!-- end of the notes -->"
 HEAD = """# Benchmarks
 
-Written by `make bench`. One CPU and one thread; contenders take turns within a round; a ratio is
-that of the medians, and its range is that of the ratios within the rounds. Goals that were missed
-stay in the tables. Where the load was over 1, other work shared the machine, and the ratio of
-processor times is the one to trust."""
+`make bench` writes this page. Each contender has one CPU and one thread, and contenders take turns
+within a round. A ratio is that of the medians, and its range is that of the ratios within the
+rounds. Goals that were missed stay in the tables. If the load was over 1, other work shared the
+machine, and the ratio of processor times is the one to trust."""
 
 
 def main() -> None:

@@ -66,10 +66,10 @@ def main() -> None:
         ("arrays", from_arrays, quiver),
         ("bytes", functools.partial(from_bytes, encoded), functools.partial(quiver_bytes, encoded)),
     ):
-        found, body = compare(
+        new_targets, body = compare(
             name, samples, ours, peer, options.folder, 1 if options.quick else options.rounds
         )
-        targets, bodies = targets + found, [*bodies, body]
+        targets, bodies = targets + new_targets, [*bodies, body]
     report("shards", "Shards", __doc__, "\n\n".join(bodies), targets, keep=not options.quick)
 
 
@@ -85,10 +85,15 @@ def compare(
         ),
     }
     timings = interleaved(contenders, rounds)
-    mine, bare, checked = timings.values()
+    quiver_times, bare_times, checked_times = timings.values()
     targets = [
-        speedup(f"from {name}: webdataset, bare / Quiver", 2, mine, bare),
-        speedup(f"from {name}: webdataset, synced and read back / Quiver", 2, mine, checked),
+        speedup(f"from {name}: webdataset, bare / Quiver", 2, quiver_times, bare_times),
+        speedup(
+            f"from {name}: webdataset, synced and read back / Quiver",
+            2,
+            quiver_times,
+            checked_times,
+        ),
     ]
     return targets, f"From {name}:\n\n{timings_table(timings)}"
 
@@ -129,7 +134,7 @@ def checked_webdataset(
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         hashlib.file_digest(file, "sha256")
-    keys = [decode_sample(key, found).key for key, found in read_tar(path)]
+    keys = [decode_sample(key, parts).key for key, parts in read_tar(path)]
     assert keys == [sample.key for sample in samples]
 
 

@@ -3,8 +3,8 @@ frequencies.
 
 Each FFT gets the finished texture in memory, as float32 and contiguous, so that collecting it costs
 the peers nothing. Quiver gets the same frames in blocks of 32, as the flow estimator hands them
-over; `add` also sums the mean magnitude, the energy and every fourth pixel, which the peers do not,
-so it is a row of its own, the complex volume included.
+over; `add` also sums the mean magnitude, the energy and every fourth pixel, which the peers do not
+do, so it has a row of its own, with the complex volume included.
 """
 
 import numpy as np
@@ -36,13 +36,15 @@ def main() -> None:
         "scipy.fft.rfft": lambda: scipy.fft.rfft(motion, axis=0, workers=1)[:FREQUENCIES],
     }
     timings = interleaved(contenders, 1 if options.quick else 3 * options.rounds)
-    ours, whole, by_numpy, by_scipy = timings.values()
+    coefficient_times, total_times, numpy_times, scipy_times = timings.values()
     exact = np.fft.rfft(motion.astype(np.float64), axis=0)[:FREQUENCIES]
     targets = [
-        speedup("numpy.fft.rfft / Quiver, coefficients", 4, ours, by_numpy),
-        speedup("scipy.fft.rfft, one worker / Quiver, coefficients", 1.3, ours, by_scipy),
-        speedup("numpy.fft.rfft / Quiver, everything", 1, whole, by_numpy),
-        speedup("scipy.fft.rfft, one worker / Quiver, everything", 1, whole, by_scipy),
+        speedup("numpy.fft.rfft / Quiver, coefficients", 4, coefficient_times, numpy_times),
+        speedup(
+            "scipy.fft.rfft, one worker / Quiver, coefficients", 1.3, coefficient_times, scipy_times
+        ),
+        speedup("numpy.fft.rfft / Quiver, everything", 1, total_times, numpy_times),
+        speedup("scipy.fft.rfft, one worker / Quiver, everything", 1, total_times, scipy_times),
         Target(
             name="running state",
             goal=20,

@@ -1,9 +1,9 @@
 """Splatting on the CPU: the compiled kernel against plain torch's index_add, 64 channels of 256 x
 160 pixels, forward and backward.
 
-Both compute the same (model/render/splatting.py), with gradients by features, flow and metric, on
-one core and one thread. The plain way keeps the channels of a pixel together and adds whole rows of
-them. The flow is smooth and up to about 8 px long.
+Both compute the same (model/render/splatting.py), with gradients with respect to features, flow and
+metric, on one core and one thread. Plain torch keeps the channels of a pixel together and adds rows
+of them. The flow is smooth and up to about 8 px long.
 """
 
 import functools

@@ -1,9 +1,9 @@
-"""Histograms of coefficient moduli against numpy.partition, and how near their quantiles are; what
-merging them takes.
+"""Histograms of coefficient moduli against numpy.partition: time, accuracy of the quantiles, and
+the time to merge histograms.
 
 Both get the same float32 moduli in memory: 16 frequencies and 2 components of 40,960 pixels for
-each of a number of samples, heavy-tailed as real ones are. Quiver counts them sample by sample, as
-a run does; numpy.partition gets all values of a frequency and component at once, to the 95th
+each of a number of samples, heavy-tailed as in real data. Quiver counts them sample by sample, as a
+run does; numpy.partition gets all values of a frequency and component at once, to the 95th
 percentile, which for a dataset would have to fit into memory.
 """
 
@@ -48,9 +48,9 @@ def main() -> None:
         ),
     }
     timings = interleaved(contenders, 1 if options.quick else options.rounds)
-    ours, theirs, *_ = timings.values()
+    quiver_times, numpy_times, *_ = timings.values()
     targets = [
-        speedup("numpy.partition / Quiver, histograms", 3, ours, theirs),
+        speedup("numpy.partition / Quiver, histograms", 3, quiver_times, numpy_times),
         Target(
             name="largest relative error of a quantile against numpy",
             goal=0.4,

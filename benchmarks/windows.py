@@ -7,7 +7,8 @@ from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import PendingWindow, start_windows
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.frame_stream import ChunkStream
-from pipeline.extract.plan import plan_clip, plan_rows
+from pipeline.extract.plan import plan_rows
+from pipeline.extract.plan_clip import plan_clip
 from pipeline.flow.estimator import make_estimator
 from schemas.clip import Clip
 from schemas.records import PlanRow
@@ -27,10 +28,10 @@ def begun(rows: list[PlanRow], config: BuildConfig) -> list[PendingWindow]:
     """Returns these windows of one video with their flow."""
     with closing(
         ChunkStream([rows], shared_pool(config.decode, 1), config.plan, config.size)
-    ) as decoded:
+    ) as stretches:
         return [
             window
-            for stretch, stream in decoded
+            for stretch, stream in stretches
             for window in start_windows(stretch, stream, config, make_estimator(config.flow))
         ]
 

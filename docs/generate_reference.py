@@ -60,7 +60,30 @@ def help_text(module: str, arguments: list[str]) -> str:
             lines += [line] if line.startswith(" ") else textwrap.wrap(line, WIDTH)
         elif lines and lines[-1] and not line:
             lines.append("")
-    return "\n".join(lines).strip().replace(str(Path.home()), "~")
+    return "\n".join(_rewrap_help(lines)).strip().replace(str(Path.home()), "~")
+
+
+def _rewrap_help(lines: list[str]) -> list[str]:
+    """Fills the lines of each option's help, which tyro also breaks where its docstring does."""
+    rewrapped: list[str] = []
+    for line in lines:
+        column = len(line) - len(line.lstrip())
+        if column > 8 and rewrapped and re.match(rf".{{{column - 2}}}  \S", rewrapped[-1]):
+            rewrapped[-1] += f" {line.strip()}"
+        else:
+            rewrapped.append(line)
+    return [part for line in rewrapped for part in _wrap_help_line(line)]
+
+
+def _wrap_help_line(line: str) -> list[str]:
+    """The line within WIDTH; its continuation begins in the column of the help."""
+    if len(line) <= WIDTH:
+        return [line]
+    gap = re.match(r" *(?:-\S.*?  +)?", line)
+    below = " " * (gap.end() if gap else 0)
+    return textwrap.wrap(
+        line, WIDTH, subsequent_indent=below, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def python_page() -> Iterator[str]:
@@ -70,9 +93,18 @@ def python_page() -> Iterator[str]:
     yield "those of jaxtyping: `UInt8[ndarray, 'height width 3']`. Python code begins with"
     yield "`open_dataset`, `load_prior` and `animate`.\n"
     for package in packages():
-        yield f"## {package.__name__}\n\n{inspect.getdoc(package) or ''}\n"
+        yield f"## {package.__name__}\n\n{_fence_columns(inspect.getdoc(package) or '')}\n"
         for name in sorted(package.__all__):
             yield from describe(name, getattr(package, name))
+
+
+def _fence_columns(docstring: str) -> str:
+    """The docstring with its lists in two columns as blocks, which Markdown would run together."""
+    paragraphs = docstring.split("\n\n")
+    for i, paragraph in enumerate(paragraphs):
+        if re.search(r"\S {2,}\S", paragraph):
+            paragraphs[i] = f"```text\n{textwrap.dedent(paragraph).strip()}\n```"
+    return "\n\n".join(paragraphs)
 
 
 def packages() -> Iterator[ModuleType]:

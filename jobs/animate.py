@@ -209,28 +209,28 @@ def _run_job(job: Animate) -> None:
         volume, seconds / job.slow, job.loop_method, job.magnify, bands=job.bands
     )
     times = np.arange(max(2, round(seconds * job.output_fps))) / job.output_fps / job.slow
-    shown = shrink_to_width(photo, max(job.max_width, motion.size[0]))
-    mask = None if job.mask is None else motion_mask(job.mask, picture, motion.size, shown)
+    output_photo = shrink_to_width(photo, max(job.max_width, motion.size[0]))
+    mask = None if job.mask is None else motion_mask(job.mask, picture, motion.size, output_photo)
     weight = mean_magnitude(series, times[:: max(1, len(times) // 100)])
     visible_weight = weight if mask is None else mask_weight(weight, mask)
-    slice_row, slice_rows = most_moving_row(visible_weight, len(shown)), []
-    renderer = network and NeuralRenderer(network, shown, job.seed, job.device)
-    with closing(animate_frames(shown, series, weight, times, mask, renderer)) as frames:
+    slice_row, slice_rows = most_moving_row(visible_weight, len(output_photo)), []
+    renderer = network and NeuralRenderer(network, output_photo, job.seed, job.device)
+    with closing(animate_frames(output_photo, series, weight, times, mask, renderer)) as frames:
         # its threads end before anything else does
-        composed = _compose_frames(job, shown, frames, len(times), slice_row, slice_rows)
+        composed = _compose_frames(job, output_photo, frames, len(times), slice_row, slice_rows)
         if job.suffix:
             size_bytes = write_animation(job.out, composed, job.output_fps)
         else:
             size_bytes = write_pictures(job.out, composed)
     if job.slice is not None:
-        repeats = max(1, len(shown[0]) // (_MAX_SLICE_ASPECT * len(slice_rows)))
+        repeats = max(1, len(output_photo[0]) // (_MAX_SLICE_ASPECT * len(slice_rows)))
         picture = np.stack(slice_rows).repeat(repeats, axis=0)
         replace_file(job.slice, encode_animation([picture], 1.0, ".png"))
-        print_output(f"{job.slice}: row {slice_row} of {len(shown)}, over time")
+        print_output(f"{job.slice}: row {slice_row} of {len(output_photo)}, over time")
     ending = ""
     if job.loop_method != "none" and len(times) >= 4:
         ending = f", {_describe_seam(series, times)}"
-    width, height = encoded_size(_compose_frame(job, shown, shown), job.suffix)
+    width, height = encoded_size(_compose_frame(job, output_photo, output_photo), job.suffix)
     print_output(
         f"{job.out}: {len(times) / job.output_fps:.2f} s at {width}x{height},"
         f" {human_size(size_bytes)}{ending}"

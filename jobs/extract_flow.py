@@ -226,11 +226,13 @@ def run_job(
     }
     unbuilt = [shard for shard in shards if not dataset.is_committed(shard)]
     fates = EarlierFates(rounds)
-    left = {shard: fates.add_fates(shards[shard]) for shard in unbuilt}
-    done = len(shards) - len(left)
-    print_output(f"{pluralize(len(shards), 'shard')}: {done} done, {len(left)} left")
+    shards_to_build = {shard: fates.add_fates(shards[shard]) for shard in unbuilt}
+    done_count = len(shards) - len(shards_to_build)
+    print_output(
+        f"{pluralize(len(shards), 'shard')}: {done_count} done, {len(shards_to_build)} left"
+    )
     if failed := build_on_cluster(
-        dataset, left, job.build, job, at_once, job.staging, job.quarantine_limit
+        dataset, shards_to_build, job.build, job, at_once, job.staging, job.quarantine_limit
     ):
         exit_with(
             ExitCode.FAILURE,
@@ -245,11 +247,11 @@ def run_job(
         *list_hints(summary, job),
         *format_retry_hint(summary["retryable"], job.out),
     ]
-    if done:
+    if done_count:
         ends = "" if is_storage_url(job.out) else ", its first and its last sample"
         lines.append(
-            f"  {pluralize(done, 'shard')} of an earlier run: of each the size{ends} were looked "
-            "at, quiver verify reads all"
+            f"  {pluralize(done_count, 'shard')} of an earlier run: of each the size{ends} were "
+            "looked at, quiver verify reads all"
         )
     print_output("\n".join([*lines, f"manifest: {dataset.display_path(dataset.manifest)}"]))
 

@@ -62,13 +62,13 @@ def main(args: Sequence[str] | None = None) -> None:
             if make_page:
                 for view in (base, *with_report):
                     write_report(view, make_page)
-        written = [
+        paths = [
             str(path.relative_to(dataset.root))
             for view in views
             for path in (view.manifest_path, *map(view.derived_path, _FILES_BESIDE_MANIFEST))
             if path.exists()
         ]
-        print_output("\n".join([*format_summary(summary), f"written: {', '.join(written)}"]))
+        print_output("\n".join([*format_summary(summary), f"written: {', '.join(paths)}"]))
 
 
 def write_report(view: DatasetView, make_page: PageMaker) -> None:

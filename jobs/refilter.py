@@ -84,11 +84,11 @@ def _dataset_thresholds(args: Sequence[str]) -> Thresholds | None:
 
 def _format_view(job: Refilter, counts: ViewCounts) -> Iterator[str]:
     """Yields what the view holds, line by line."""
-    dropped = counts.dropped.total()
-    stored = counts.kept + dropped
-    yield f"{job.dataset}:{job.name} keeps {counts.kept} of {stored} stored windows"
-    if dropped:
-        yield f"  {dropped} dropped {format_counts(dict(counts.dropped.most_common()))}"
+    dropped_count = counts.dropped.total()
+    stored_count = counts.kept + dropped_count
+    yield f"{job.dataset}:{job.name} keeps {counts.kept} of {stored_count} stored windows"
+    if dropped_count:
+        yield f"  {dropped_count} dropped {format_counts(dict(counts.dropped.most_common()))}"
     if counts.to_extract:
         yield (
             f"  {counts.to_extract} more would be kept too, but were not stored when the dataset "

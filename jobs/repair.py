@@ -38,8 +38,9 @@ from pipeline.dataset.folder import REMOVED_FOLDER, DamagedShard, Dataset, versi
 from pipeline.dataset.remote_clips import local_clip_path
 from pipeline.dataset.views import rebuild_views, view_files
 from pipeline.extract.config import from_contract
-from pipeline.extract.plan import hash_file
+from pipeline.extract.plan_clip import hash_file
 from pipeline.extract.versions import library_versions
+from pipeline.maintain.faults import Fault, Remedy
 from pipeline.maintain.repair import (
     RowsByShard,
     move_aside,
@@ -49,14 +50,8 @@ from pipeline.maintain.repair import (
     rows_to_rebuild,
     tar_digest,
 )
-from pipeline.maintain.verify import (
-    Fault,
-    PlannedShard,
-    Remedy,
-    VerifyReport,
-    check_is_dataset,
-    verify,
-)
+from pipeline.maintain.verify import VerifyReport, check_is_dataset, verify
+from pipeline.maintain.verify_shard import PlannedShard
 from schemas.outcome import Outcome, Quarantined, to_printable
 from schemas.records import PlanRow
 from schemas.shard_record import ShardRecord
@@ -96,10 +91,10 @@ def main(args: Sequence[str] | None = None) -> None:
             scan = partial(_scan_on_cluster, job) if job.is_parallel else shard_mapper(1)
             report = verify(dataset, scan)
             damaged_rounds = any(fault.path.startswith("retries/") for fault in report.faults)
-            lost = report.faults if damaged_rounds and not report.shards else []
-            if any(fault.remedy == Remedy.MOVE for fault in lost):
-                print_output("\n".join(to_printable(str(fault)) for fault in lost))
-                _apply_simple_repairs(dataset, lost)
+            round_faults = report.faults if damaged_rounds and not report.shards else []
+            if any(fault.remedy == Remedy.MOVE for fault in round_faults):
+                print_output("\n".join(to_printable(str(fault)) for fault in round_faults))
+                _apply_simple_repairs(dataset, round_faults)
                 dataset.publish(dataset.report, None)  # it shows what the rounds held
                 report = verify(dataset, scan)
             result = repair(dataset, report, lambda: _cluster_builder(job, dataset), job.staging)
@@ -109,7 +104,7 @@ def main(args: Sequence[str] | None = None) -> None:
             f"{pluralize(len(result.failed), 'shard')} failed ({', '.join(result.failed[:5])}); "
             "the same command tries them again",
         )
-    if lost or not result.is_sound:
+    if round_faults or not result.is_sound:
         exit_with(
             ExitCode.STORAGE, f"{dataset.root} is not what it was; the lines above say what is left"
         )
@@ -196,7 +191,7 @@ def _describe_lost_videos(rows: Sequence[PlanRow], staging: Path | None) -> list
     """Returns a sentence for each video of these windows that is not what was planned: they could
     not be built to the same bytes.
     """
-    videos = {row.uri: (row.sha256, row.bytes) for row in rows if row.settled is None}
+    videos = {row.uri: (row.sha256, row.bytes) for row in rows if row.known_result is None}
     sentences = []
     for uri, content in videos.items():
         try:

@@ -35,19 +35,14 @@ from jobs.cli.run_options import (
     check_quarantine_limit,
     check_same_flow,
 )
-from jobs.cli.workers import (
-    build_on_cluster,
-    collect_readable,
-    probe_all,
-    warn_of_other_versions,
-)
+from jobs.cli.workers import build_on_cluster, collect_readable, probe_all, warn_of_other_versions
 from pipeline.dataset.folder import Dataset, version_changes
 from pipeline.dataset.object_store import is_storage_url
 from pipeline.dataset.remote import finalize_session, locate_dataset
 from pipeline.dataset.views import finalize_with_views
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.config import BuildConfig
-from pipeline.extract.plan import PlannedClip, clip_to_retry, retry_clip
+from pipeline.extract.plan_clip import PlannedClip, clip_to_retry, retry_clip
 from pipeline.extract.retry import RetryableRows, begin_round, find_retryable, unbuilt_shards
 from pipeline.extract.versions import library_versions
 from schemas.records import PlanRow

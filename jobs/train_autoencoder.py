@@ -34,7 +34,7 @@ from model.prior.autoencoder import AutoencoderConfig
 from model.prior.inference import load_autoencoder
 from model.train.autoencoder_task import AutoencoderTask
 from model.train.distributed import check_batch_divisible, distributed_group, training_lock
-from model.train.loop import TrainConfig
+from model.train.training_loop import TrainConfig
 from model.train.warm_start import load_matching_weights, seed_weights
 from pipeline.motion.normalize import Normalization
 

@@ -44,7 +44,7 @@ from model.prior.inference import (
 from model.prior.pretrained import PRETRAINED_FIELDS, inpainting_config, load_inpainting_weights
 from model.train.denoiser_task import DenoiserTask
 from model.train.distributed import check_batch_divisible, distributed_group, training_lock
-from model.train.loop import TrainConfig
+from model.train.training_loop import TrainConfig
 from model.train.warm_start import load_matching_weights, seed_weights
 from pipeline.dataset.open import DatasetView
 from pipeline.motion.normalize import Normalization

@@ -31,8 +31,8 @@ from model.data.augment import NO_AUGMENT, AugmentConfig
 from model.data.pairs import PairDataset
 from model.render.renderer import RendererConfig
 from model.train.distributed import check_batch_divisible, distributed_group, training_lock
-from model.train.loop import TrainConfig
 from model.train.renderer_task import RendererTask, RenderingLoss
+from model.train.training_loop import TrainConfig
 from model.train.warm_start import seed_weights
 
 

@@ -24,7 +24,9 @@ from jobs.cli.console import print_output, print_raw
 from jobs.cli.errors import ExitCode, error_boundary
 from jobs.cli.progress import pluralize
 from pipeline.dataset.folder import Dataset
-from pipeline.maintain.verify import Fault, PlannedShard, ShardMap, VerifyReport, verify
+from pipeline.maintain.faults import Fault
+from pipeline.maintain.verify import ShardMap, VerifyReport, verify
+from pipeline.maintain.verify_shard import PlannedShard
 from schemas.outcome import to_printable
 
 
@@ -52,7 +54,7 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_args(Verify, "quiver verify", args)
         dataset = Dataset(job.dataset.absolute())
         running = dataset.is_locked()
-        report = verify(dataset, shard_mapper(job.workers), alone=not running)
+        report = verify(dataset, shard_mapper(job.workers), is_idle=not running)
         if job.json:
             print_raw(json.dumps(_report_record(dataset, report, running)))
         else:
@@ -115,11 +117,11 @@ def _format_report(dataset: Dataset, report: VerifyReport, running: bool) -> Ite
     if not report.shards:
         yield f"{faults} in {dataset.root}; nothing else was checked"
         return
-    sound = "sound so far" if report.unbuilt else "whole"
-    checked = f"{pluralize(report.shards - len(report.unbuilt), 'shard')} read"
+    verdict = "sound so far" if report.unbuilt else "whole"
+    scope = f"{pluralize(report.shards - len(report.unbuilt), 'shard')} read"
     if report.compared:
-        checked += ", derived files built again and compared"
-    yield f"{dataset.root}: {faults if report.faults else sound} ({checked})"
+        scope += ", derived files built again and compared"
+    yield f"{dataset.root}: {faults if report.faults else verdict} ({scope})"
     if running:
         yield (
             "  a run is writing to it: its unfinished files and the derived files were not checked"

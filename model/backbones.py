@@ -190,10 +190,10 @@ def load_torchvision_weights(network: nn.Module, path: Path, name: str) -> None:
         or not (key.startswith(_UNUSED_PREFIXES) or key.endswith(".num_batches_tracked"))
     }
     shapes = {key: value.shape for key, value in weights.items()}
-    wrong = sorted({key for key, _ in expected.items() ^ shapes.items()})
-    if wrong:
+    mismatches = sorted({key for key, _ in expected.items() ^ shapes.items()})
+    if mismatches:
         raise ValueError(
-            f"{path} holds no weights of {name}: {len(wrong)} tensors are missing, unknown or of "
-            f"another shape, {wrong[0]} for one"
+            f"{path} holds no weights of {name}: {len(mismatches)} tensors are missing, unknown or "
+            f"of another shape, {mismatches[0]} for one"
         )
     network.load_state_dict(weights, strict=False)

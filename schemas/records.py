@@ -101,7 +101,7 @@ class PlanRow:
     uri: str
     """Path or URL of the video."""
     sha256: str | None = None
-    """Of the video's content, hexadecimal; None if it could not be read."""
+    """The digest of the video's content, hexadecimal; None if it could not be read."""
     bytes: int | None = None
     duration_s: float | None = None
     clip_start_s: float | None = None
@@ -122,8 +122,8 @@ class PlanRow:
     """In a round, what became earlier of the window that is tried again."""
     retried: str | None = None
     """In a round, the id that the clip had when it gave no window."""
-    settled: RecordRow | None = None
-    """What became of the window, if that is final: its shard records it and does not build it."""
+    known_result: RecordRow | None = None
+    """What became of the window, if that is decided: its shard records it and does not build it."""
 
     def window(self) -> Window:
         """Returns the window of the row. Raises ValueError for a clip that gave no window."""
@@ -168,7 +168,7 @@ class ManifestRow(PlanRow):
     energy_x: float | None = None
     energy_y: float | None = None
     members: Mapping[str, int] | None = None
-    """Of a kept window, the MEMBER_COLUMNS (`RecordRow`)."""
+    """The MEMBER_COLUMNS of a kept window (`RecordRow`)."""
 
     @classmethod
     def join(cls, planned: PlanRow, result: RecordRow | None) -> "ManifestRow":

@@ -16,7 +16,7 @@ class RunContract:
     config: dict[str, Any]
     """Every setting that can change a byte, by name."""
     inputs: str
-    """sha256 of the planned windows and barren clips, by content and not by path."""
+    """sha256 of the planned windows, and of the clips without one, by content and not by path."""
     plan: str
     """sha256 of plan.parquet."""
     versions: dict[str, str]
@@ -25,12 +25,12 @@ class RunContract:
 
     def differences(self, other: "RunContract") -> list[str]:
         """Returns a line for each setting that differs, with the value of this contract first."""
-        mine, theirs = flatten(self.config), flatten(other.config)
-        names = sorted(mine.keys() | theirs.keys())
+        settings, other_settings = flatten(self.config), flatten(other.config)
+        names = sorted(settings.keys() | other_settings.keys())
         lines = [
-            f"{name}: {mine.get(name)} -> {theirs.get(name)}"
+            f"{name}: {settings.get(name)} -> {other_settings.get(name)}"
             for name in names
-            if mine.get(name) != theirs.get(name)
+            if settings.get(name) != other_settings.get(name)
         ]
         if self.format != other.format:
             lines.insert(0, f"format: {self.format} -> {other.format}")
@@ -42,7 +42,7 @@ def check_contract(contract: RunContract) -> None:
     config, versions = contract.config, contract.versions
     try:
         plan, (width, height), frequencies = config["plan"], config["size"], config["frequencies"]
-        whole = dict(
+        integer_ranges = dict(
             width=(width, 1, 1 << 16),
             height=(height, 1, 1 << 16),
             frames=(plan["frames"], 2, 1 << 20),
@@ -53,7 +53,7 @@ def check_contract(contract: RunContract) -> None:
         raise ValueError(f"{error} is missing") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"its settings cannot be read: {error!r}") from error
-    for name, (value, least, most) in whole.items():
+    for name, (value, least, most) in integer_ranges.items():
         if type(value) is not int or not least <= value <= most:
             raise ValueError(
                 f"{name} is {value!r:.80}, expected a whole number from {least} to {most}"

@@ -91,16 +91,16 @@ def channels_to_complex(
 
 
 def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
-    """CRC-32 of the bytes of each array, or of each entry of its first axis (PARTED)."""
-    found = {}
+    """CRC-32 of the bytes of each array, or of each entry of its first axis (CHUNKED_ARRAYS)."""
+    checksums_by_name = {}
     for name in MOTION_ARRAYS:
         parts = arrays[name] if name in CHUNKED_ARRAYS else [arrays[name]]
-        found[name] = [zlib.crc32(array_bytes(part)) for part in parts]
-    return found
+        checksums_by_name[name] = [zlib.crc32(array_bytes(part)) for part in parts]
+    return checksums_by_name
 
 
 def array_bytes(array: np.ndarray) -> memoryview:
-    """The bytes of an array, copied only where they do not lie side by side."""
+    """The bytes of an array, copied only if they do not lie side by side."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
@@ -110,7 +110,9 @@ def encode_sample(sample: Sample) -> dict[str, bytes]:
     Image.fromarray(sample.image).save(image, "png", compress_type=_PNG_COMPRESS_TYPE)
     arrays = {n: np.ascontiguousarray(getattr(sample, n)) for n in MOTION_ARRAYS}
     meta = json.dumps(sample.meta, sort_keys=True, allow_nan=False).encode()
-    crcs = {name: "".join(f"{crc:08x}" for crc in some) for name, some in checksums(arrays).items()}
+    crcs = {
+        name: "".join(f"{crc:08x}" for crc in values) for name, values in checksums(arrays).items()
+    }
     motion = save(arrays, {_CHECKSUMS: json.dumps(crcs, separators=(",", ":"))})
     return {IMAGE_MEMBER: image.getvalue(), META_MEMBER: meta, MOTION_MEMBER: motion}
 
@@ -216,7 +218,7 @@ def motion_layout(head: bytes, size: int) -> _MotionLayout:
         raise ValueError(
             f"arrays are {sorted(arrays)}, expected {sorted(MOTION_ARRAYS)} and {_METADATA}"
         )
-    said = json.loads(arrays.pop(_METADATA)[_CHECKSUMS])
+    texts = json.loads(arrays.pop(_METADATA)[_CHECKSUMS])
     end = 0
     for name, array in sorted(arrays.items(), key=lambda item: item[1]["data_offsets"]):
         (first, after), shape = array["data_offsets"], array["shape"]
@@ -230,12 +232,12 @@ def motion_layout(head: bytes, size: int) -> _MotionLayout:
         end = after
     if end != size - begin:
         raise ValueError(f"its arrays end at {end}, expected {size - begin}")
-    found = {name: _parse_checksums(said[name]) for name in MOTION_ARRAYS}
-    for name, parts in found.items():
-        wanted = arrays[name]["shape"][0] if name in CHUNKED_ARRAYS else 1
-        if len(parts) != wanted:
-            raise ValueError(f"{name} has {len(parts)} checksums, expected {wanted}")
-    return _MotionLayout(begin, arrays, found)
+    checksums_by_name = {name: _parse_checksums(texts[name]) for name in MOTION_ARRAYS}
+    for name, parts in checksums_by_name.items():
+        expected = arrays[name]["shape"][0] if name in CHUNKED_ARRAYS else 1
+        if len(parts) != expected:
+            raise ValueError(f"{name} has {len(parts)} checksums, expected {expected}")
+    return _MotionLayout(begin, arrays, checksums_by_name)
 
 
 def _parse_checksums(text: str) -> list[int]:

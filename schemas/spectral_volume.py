@@ -63,8 +63,10 @@ def decode_volume(data: bytes) -> SpectralVolume:
         _check_spectrum(spectrum, float(fps), frames)
         if open_seal(text.encode())["spectrum"] != spectrum_sha256(spectrum):
             raise ValueError("its spectrum has changed since it was written")
-        made = dict(about["made"])
-        return SpectralVolume(spectrum=spectrum, fps=float(fps), frames=frames, provenance=made)
+        provenance = dict(about["made"])
+        return SpectralVolume(
+            spectrum=spectrum, fps=float(fps), frames=frames, provenance=provenance
+        )
     except _DECODE_ERRORS as error:
         raise ValueError(f"not a file of a spectral volume: {error}") from error
 

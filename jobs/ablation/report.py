@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from pipeline.report import figures
+from pipeline.report import charts
 from pipeline.report.labels import format_count, format_duration, format_number
 from pipeline.report.layout import (
     Cell,
@@ -28,39 +28,40 @@ _SMALL_VALUE = 0.01
 
 
 def render_ablation_page(
-    found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]
+    results: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]
 ) -> str:
     """The page, from the content of ablation.json and the X-t slices of some photographs, by
     photograph and title of the variant.
     """
-    variants, films, full = (
-        found["variants"],
-        len(found["protocol"]["photographs"]),
-        _reference_index(found),
+    variants, reference = results["variants"], _reference_index(results)
+    films = len(results["protocol"]["photographs"])
+    reference_note = (
+        [] if reference is None else [_REFERENCE_NOTE.format(title=variants[reference]["title"])]
     )
-    beside = [] if full is None else [_REFERENCE_NOTE.format(title=variants[full]["title"])]
-    said = [
-        f"{found['caution']}.",
-        " ".join([_BARS_NOTE, *beside, _CHANCE_NOTE]),
-        *(f"{remark}." for remark in found["remarks"]),
+    remarks = [
+        f"{results['caution']}.",
+        " ".join([_BARS_NOTE, *reference_note, _CHANCE_NOTE]),
+        *(f"{remark}." for remark in results["remarks"]),
     ]
     sections = [
         Section(
-            "Ours", said, figures=[_metric_figure(variants, key, full) for key in _FIGURE_METRICS]
+            "Ours",
+            remarks,
+            figures=[_metric_figure(variants, key, reference) for key in _FIGURE_METRICS],
         ),
-        *(Section(title, [text], table=table) for title, text, table in _build_tables(found)),
+        *(Section(title, [text], table=table) for title, text, table in _build_tables(results)),
         *(_slices_section(name, row) for name, row in slices.items()),
         Section(
             "Commands",
             ["Each can be run alone, from the folder in which the whole was."],
-            facts=list(map(_command_fact, found["commands"])),
+            facts=list(map(_command_fact, results["commands"])),
         ),
-        protocol_section(found["protocol"]),
+        protocol_section(results["protocol"]),
     ]
     tiles = [
         Tile("films of each", format_number(films)),
         Tile("variants", format_number(len(variants)), accent=True),
-        Tile("trainings", format_number(found["trainings"])),
+        Tile("trainings", format_number(results["trainings"])),
     ]
     lede = (
         f"{format_count(len(variants), 'variant')} of one method, each trained on the same clips "
@@ -100,13 +101,13 @@ _TRAINING_NOTE = (
 )
 
 
-def _reference_index(found: Mapping[str, Any]) -> int | None:
+def _reference_index(results: Mapping[str, Any]) -> int | None:
     """The index of the variant that the others are compared with; None if it was not made."""
     return next(
         (
             i
-            for i, variant in enumerate(found["variants"])
-            if variant["name"] == found["compared_with"]
+            for i, variant in enumerate(results["variants"])
+            if variant["name"] == results["compared_with"]
         ),
         None,
     )
@@ -117,15 +118,17 @@ def _metric_figure(
 ) -> Figure:
     """The figure of one metric, with all variants."""
     metrics = [_find_metric(variant, key) for variant in variants]
-    one = metrics[-1]
+    metric = metrics[-1]
     values, low, high = (
         np.array([np.nan if m[part] is None else m[part] for m in metrics], float)
         for part in ("value", "low", "high")
     )
-    label = " ".join(filter(None, [one["name"], one["unit"] and f"({one['unit']})"]))
-    text = Markup("<b>{}</b>; {} is better.").format(one["name"], _BETTER_WORDS[one["better"]])
+    label = " ".join(filter(None, [metric["name"], metric["unit"] and f"({metric['unit']})"]))
+    text = Markup("<b>{}</b>; {} is better.").format(
+        metric["name"], _BETTER_WORDS[metric["better"]]
+    )
     return Figure(
-        figures.plot_intervals(
+        charts.plot_intervals(
             f"metric-{key}", [v["title"] for v in variants], values, low, high, label, reference
         ),
         text,
@@ -133,19 +136,20 @@ def _metric_figure(
 
 
 def _find_metric(variant: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    return next(one for one in variant["metrics"] if one["key"] == key)
+    return next(metric for metric in variant["metrics"] if metric["key"] == key)
 
 
-def _build_tables(found: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
+def _build_tables(results: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
     """Title, text and table of all our metrics, their differences from the full method, the
     trainings, and the paper's table 2.
     """
-    variants, columns = found["variants"], found["paper"]["columns"]
+    variants, columns = results["variants"], results["paper"]["columns"]
     names = [variant["title"] for variant in variants]
-    ours = Table(
-        ["metric", *names], [_metric_row(variants, one["key"]) for one in variants[-1]["metrics"]]
+    our_table = Table(
+        ["metric", *names],
+        [_metric_row(variants, metric["key"]) for metric in variants[-1]["metrics"]],
     )
-    theirs = Table(
+    paper_table = Table(
         ["", *columns],
         [
             [Cell(v["title"]), *(Cell("–" if n is None else f"{n:g}") for n in v["paper"])]
@@ -155,31 +159,35 @@ def _build_tables(found: Mapping[str, Any]) -> list[tuple[str, str, Table]]:
     return [
         (
             "Every metric of ours",
-            f"{found['ours']}. Below each the 95 % interval over films.",
-            ours,
+            f"{results['ours']}. Below each the 95 % interval over films.",
+            our_table,
         ),
-        *_difference_tables(variants, _reference_index(found)),
-        ("How long each was trained", _TRAINING_NOTE, _training_table(variants, found["stages"])),
-        ("The paper's table 2", f"{found['paper']['words']}.", theirs),
+        *_difference_tables(variants, _reference_index(results)),
+        ("How long each was trained", _TRAINING_NOTE, _training_table(variants, results["stages"])),
+        ("The paper's table 2", f"{results['paper']['words']}.", paper_table),
     ]
 
 
 def _difference_tables(
-    variants: Sequence[Mapping[str, Any]], full: int | None
+    variants: Sequence[Mapping[str, Any]], reference: int | None
 ) -> list[tuple[str, str, Table]]:
     """The differences of the others from the full method; empty if there is none, or no other."""
-    others = [variant for i, variant in enumerate(variants) if i != full]
-    if full is None or not others:
+    others = [variant for i, variant in enumerate(variants) if i != reference]
+    if reference is None or not others:
         return []
-    shown = [
-        one["key"]
-        for one in variants[full]["metrics"]
-        if all(one["key"] in variant["differences"] for variant in others)
+    keys = [
+        metric["key"]
+        for metric in variants[reference]["metrics"]
+        if all(metric["key"] in variant["differences"] for variant in others)
     ]
-    rows = [_difference_row(variants, others, key) for key in shown]
+    rows = [_difference_row(variants, others, key) for key in keys]
     title, photographs = (
-        variants[full]["title"],
-        max(one["photographs"] for variant in others for one in variant["differences"].values()),
+        variants[reference]["title"],
+        max(
+            difference["photographs"]
+            for variant in others
+            for difference in variant["differences"].values()
+        ),
     )
     text = _DIFFERENCES_NOTE.format(
         title=title, photographs=format_count(photographs, "photograph")
@@ -195,24 +203,24 @@ def _difference_tables(
 
 def _training_table(variants: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> Table:
     """A row for each variant; a stage that it does not use is a dash."""
-    some = [stage for stage in stages if any(stage in variant["trained"] for variant in variants)]
+    used = [stage for stage in stages if any(stage in variant["trained"] for variant in variants)]
     return Table(
-        ["variant", *some],
+        ["variant", *used],
         [
-            [Cell(v["title"]), *(Cell(_format_effort(v["trained"].get(stage))) for stage in some)]
+            [Cell(v["title"]), *(Cell(_format_effort(v["trained"].get(stage))) for stage in used)]
             for v in variants
         ],
     )
 
 
-def _format_effort(one: Mapping[str, int] | None) -> Markup:
+def _format_effort(effort: Mapping[str, int] | None) -> Markup:
     """`240 x 2`, and below it `480 samples`."""
     return (
         _format_two_lines(
-            f"{format_number(one['steps'])} x {format_number(one['batch'])}",
-            format_count(one["samples"], "sample"),
+            f"{format_number(effort['steps'])} x {format_number(effort['batch'])}",
+            format_count(effort["samples"], "sample"),
         )
-        if one
+        if effort
         else Markup("–")
     )
 
@@ -224,7 +232,7 @@ _BETTER_WORDS = {"higher": "more", "lower": "less", "nearer": "less"}
 def _difference_row(
     variants: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], key: str
 ) -> list[Cell]:
-    """The row of one metric."""
+    """The row of one metric in the table of differences."""
     metrics = [_find_metric(variant, key) for variant in variants]
     factor = _display_factor(metrics)
     return [
@@ -234,22 +242,22 @@ def _difference_row(
     ]
 
 
-def _format_difference(one: Mapping[str, Any], factor: int) -> Markup:
+def _format_difference(difference: Mapping[str, Any], factor: int) -> Markup:
     """`+3.1 *`, and below it `± 0.9`."""
-    sign = "+" if one["value"] > 0 else "−" if one["value"] < 0 else ""
-    value = f"{sign}{format_number(factor * abs(one['value']))}"
-    if one["low"] is None:
+    sign = "+" if difference["value"] > 0 else "−" if difference["value"] < 0 else ""
+    value = f"{sign}{format_number(factor * abs(difference['value']))}"
+    if difference["low"] is None:
         return _format_two_lines(value, "")
     return _format_two_lines(
-        value + ("" if one["low"] <= 0 <= one["high"] else " *"),
-        f"± {format_number(factor * (one['high'] - one['value']), 2)}",
+        value + ("" if difference["low"] <= 0 <= difference["high"] else " *"),
+        f"± {format_number(factor * (difference['high'] - difference['value']), 2)}",
     )
 
 
 def _metric_row(variants: Sequence[Mapping[str, Any]], key: str) -> list[Cell]:
-    """The row of one metric."""
+    """The row of one metric in the table of all metrics."""
     metrics = [_find_metric(variant, key) for variant in variants]
-    if all(one["value"] is None for one in metrics):
+    if all(metric["value"] is None for metric in metrics):
         return [
             Cell(_metric_title(metrics[0])),
             Cell(f"needs {metrics[0]['needs']}", wide=len(variants)),
@@ -257,35 +265,38 @@ def _metric_row(variants: Sequence[Mapping[str, Any]], key: str) -> list[Cell]:
     factor = _display_factor(metrics)
     return [
         Cell(_metric_title(metrics[0], factor)),
-        *(Cell(_format_with_interval(one, factor)) for one in metrics),
+        *(Cell(_format_with_interval(metric, factor)) for metric in metrics),
     ]
 
 
-def _format_with_interval(one: Mapping[str, Any], factor: int) -> Markup:
+def _format_with_interval(metric: Mapping[str, Any], factor: int) -> Markup:
     """`3.1`, and below it `2.2 – 4`."""
-    if one["value"] is None:
-        return _format_two_lines("–", f"needs {one['needs']}")
-    return _format_two_lines(
-        format_number(factor * one["value"]),
-        ""
-        if one["low"] is None
-        else f"{format_number(factor * one['low'], 2)} – {format_number(factor * one['high'], 2)}",
-    )
+    if metric["value"] is None:
+        return _format_two_lines("–", f"needs {metric['needs']}")
+    interval = ""
+    if metric["low"] is not None:
+        low, high = (format_number(factor * metric[bound], 2) for bound in ("low", "high"))
+        interval = f"{low} – {high}"
+    return _format_two_lines(format_number(factor * metric["value"]), interval)
 
 
-def _format_two_lines(value: str, doubt: str) -> Markup:
-    return Markup("{}<small>{}</small>").format(value, doubt)
+def _format_two_lines(value: str, note: str) -> Markup:
+    return Markup("{}<small>{}</small>").format(value, note)
 
 
 def _display_factor(metrics: Sequence[Mapping[str, Any]]) -> int:
     """The power of ten that gives the largest of small numbers a digit before the point."""
-    largest = max((abs(one["value"]) for one in metrics if one["value"] is not None), default=0)
+    largest = max(
+        (abs(metric["value"]) for metric in metrics if metric["value"] is not None), default=0
+    )
     return 10 ** ceil(-log10(largest)) if 0 < largest < _SMALL_VALUE else 1
 
 
-def _metric_title(one: Mapping[str, Any], factor: int = 1) -> str:
+def _metric_title(metric: Mapping[str, Any], factor: int = 1) -> str:
     """A metric's name and unit."""
-    return " ".join(filter(None, [one["name"], one["unit"], f"x {factor:,}" if factor > 1 else ""]))
+    return " ".join(
+        filter(None, [metric["name"], metric["unit"], f"x {factor:,}" if factor > 1 else ""])
+    )
 
 
 def _slices_section(name: str, row: Mapping[str, Slice]) -> Section:
@@ -297,6 +308,6 @@ def _slices_section(name: str, row: Mapping[str, Slice]) -> Section:
     )
 
 
-def _command_fact(one: Mapping[str, Any]) -> tuple[str, str]:
+def _command_fact(command: Mapping[str, Any]) -> tuple[str, str]:
     """How long it took, and the command."""
-    return " ".join(format_duration(one["seconds"] / 3600)), one["command"]
+    return " ".join(format_duration(command["seconds"] / 3600)), command["command"]

@@ -66,26 +66,26 @@ def _format_differences(
     """
     title = next(v["title"] for v in variants if v["name"] == name)
     others = [v for v in variants if v["name"] != name]
-    shown = [key for key in columns if all(key in v["differences"] for v in others)]
-    if others and shown:
+    keys = [key for key in columns if all(key in v["differences"] for v in others)]
+    if others and keys:
         yield (
             f"\nDifference from {title}, photograph by photograph, with Student's 95 % interval; "
             "* where it leaves out 0:"
         )
         yield align_columns(
             [
-                _column_headings(shown, columns),
+                _column_headings(keys, columns),
                 *(
-                    [v["title"], *(_format_difference(v["differences"][key]) for key in shown)]
+                    [v["title"], *(_format_difference(v["differences"][key]) for key in keys)]
                     for v in others
                 ),
             ]
         )
 
 
-def _column_headings(shown: Sequence[str], columns: Sequence[str]) -> list[str]:
+def _column_headings(keys: Sequence[str], columns: Sequence[str]) -> list[str]:
     """The headings of the metrics: their numbers in the legend."""
-    return ["variant", *(f"[{columns.index(key) + 1}]" for key in shown)]
+    return ["variant", *(f"[{columns.index(key) + 1}]" for key in keys)]
 
 
 def _format_interval(metric: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ terminal shows it, since tyro's hooks for parse errors are private and may chang
 Text in the box that is not recognized is shown unchanged, in one line.
 """
 
+import inspect
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from tempfile import TemporaryFile
 from typing import Any, TypeVar, get_args
 
 import tyro
+from tyro import _strings as tyro_strings
 
 from jobs.cli.errors import ExitCode, exit_with
 from pipeline.redact import check_not_url
@@ -26,6 +28,11 @@ _METAVAR_MEANINGS = {"INT": "a whole number", "FLOAT": "a number"}
 """What the words in capitals of --help mean."""
 _OUTPUT_OPTIONS = ("out", "slice", "report", "staging")
 """Options that name what is written."""
+
+_join_lines = tyro_strings.remove_single_line_breaks
+# tyro joins the lines of an option's docstring only if they are not indented, and removes the
+# indentation afterwards: without this, --help breaks every long text where its source does.
+tyro_strings.remove_single_line_breaks = lambda text: _join_lines(inspect.cleandoc(text))
 
 
 def parse_args(

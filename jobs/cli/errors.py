@@ -85,8 +85,8 @@ def _handle_uncaught(
 ) -> None:
     """Ends the process of a verb with a sentence, if an error that nobody caught has one."""
     program = Path(sys.argv[0]).absolute()
-    ours = Path(__file__).parents[1] in program.parents or program.stem == "quiver"
-    if ours and isinstance(error, Exception) and (ending := _explain_common_error(error)):
+    is_quiver = Path(__file__).parents[1] in program.parents or program.stem == "quiver"
+    if is_quiver and isinstance(error, Exception) and (ending := _explain_common_error(error)):
         exit_with(*ending)
     sys.__excepthook__(kind, error, trace)
 
@@ -183,9 +183,9 @@ def _describe_storage_error(error: OSError) -> str:
     """Returns which file could not be read or written, why, and how much space is left."""
     if not error.strerror:
         return str(error)
-    where = "a file" if error.filename is None else error.filename
-    where = os.fsdecode(where) if isinstance(where, bytes) else where
-    return f"{where}: {error.strerror}{_describe_free_space(error)}"
+    name = "a file" if error.filename is None else error.filename
+    name = os.fsdecode(name) if isinstance(name, bytes) else name
+    return f"{name}: {error.strerror}{_describe_free_space(error)}"
 
 
 def _describe_free_space(error: OSError) -> str:

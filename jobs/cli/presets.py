@@ -9,12 +9,15 @@ Each entry is a text for --help, the settings of the network, and those of the t
 """
 
 from dataclasses import replace
+from functools import partial
 
 from model.prior.autoencoder import AutoencoderConfig
 from model.prior.denoiser import DenoiserConfig
 from model.render.renderer import RendererConfig
-from model.train.loop import TrainConfig
+from model.train.training_loop import TrainConfig
 
+_cpu_training = partial(TrainConfig, device="cpu", loader_workers=1)
+_gpu_training = partial(TrainConfig, precision="bfloat16", loader_workers=8)
 _TINY_AUTOENCODER = AutoencoderConfig(
     channels=(8, 16, 32), layers_per_block=1, norm_groups=4, middle_attention=False
 )
@@ -37,15 +40,13 @@ AUTOENCODERS = {
     "smoke": (
         "Two cores, under a minute: a tiny autoencoder.",
         _TINY_AUTOENCODER,
-        TrainConfig(
+        _cpu_training(
             steps=240,
             batch=2,
             learning_rate=2e-3,
             warm_up=20,
             decay=0.5,
             ema=0.9,
-            device="cpu",
-            loader_workers=1,
             save_every=100,
             log_every=20,
         ),
@@ -53,44 +54,26 @@ AUTOENCODERS = {
     "small": (
         "One GPU of 16 GB or more, some hours.",
         _SMALL_AUTOENCODER,
-        TrainConfig(
-            steps=50_000,
-            batch=64,
-            learning_rate=1e-4,
-            warm_up=1000,
-            ema=0.999,
-            precision="bfloat16",
-            loader_workers=8,
-        ),
+        _gpu_training(steps=50_000, batch=64, learning_rate=1e-4, warm_up=1000, ema=0.999),
     ),
     "paper": (
         "The paper's autoencoder: base 128, multipliers 1, 2, 4. 8 GPUs of 80 GB with --workers 8, "
         "about two days.",
         AutoencoderConfig(),
-        TrainConfig(
-            steps=200_000,
-            batch=96,
-            learning_rate=5e-5,
-            warm_up=1000,
-            ema=0.9999,
-            precision="bfloat16",
-            loader_workers=8,
-        ),
+        _gpu_training(steps=200_000, batch=96, learning_rate=5e-5, warm_up=1000, ema=0.9999),
     ),
 }
 DENOISERS = {
     "smoke": (
         "Two cores, two minutes: a tiny denoiser, both stages.",
         _TINY_DENOISER,
-        TrainConfig(
+        _cpu_training(
             steps=60,
             batch=4,
             learning_rate=3e-3,
             warm_up=10,
             decay=0.8,
             ema=0.8,
-            device="cpu",
-            loader_workers=1,
             save_every=50,
             log_every=10,
         ),
@@ -98,30 +81,16 @@ DENOISERS = {
     "small": (
         "One GPU of 24 GB or more, a day for both stages.",
         _SMALL_DENOISER,
-        TrainConfig(
-            steps=200_000,
-            batch=96,
-            learning_rate=1e-4,
-            warm_up=2000,
-            ema=0.9999,
-            precision="bfloat16",
-            loader_workers=8,
-            save_every=5000,
+        _gpu_training(
+            steps=200_000, batch=96, learning_rate=1e-4, warm_up=2000, ema=0.9999, save_every=5000
         ),
     ),
     "paper": (
         "The paper's denoiser: base 128, multipliers 1, 4, 8, batch 96, 750,000 steps. 16 GPUs of "
         "40 GB with --workers 16, about six days.",
         DenoiserConfig(),
-        TrainConfig(
-            steps=750_000,
-            batch=96,
-            learning_rate=5e-5,
-            warm_up=2000,
-            ema=0.9999,
-            precision="bfloat16",
-            loader_workers=8,
-            save_every=5000,
+        _gpu_training(
+            steps=750_000, batch=96, learning_rate=5e-5, warm_up=2000, ema=0.9999, save_every=5000
         ),
     ),
 }
@@ -129,15 +98,13 @@ RENDERERS = {
     "smoke": (
         "Two cores, minutes: a tiny renderer.",
         _TINY_RENDERER,
-        TrainConfig(
+        _cpu_training(
             steps=200,
             batch=2,
             learning_rate=2e-3,
             warm_up=10,
             decay=0.5,
             ema=0.9,
-            device="cpu",
-            loader_workers=1,
             save_every=100,
             log_every=20,
         ),
@@ -145,29 +112,14 @@ RENDERERS = {
     "small": (
         "One GPU of 16 GB or more, some hours. Give --imagenet a file of weights.",
         RendererConfig(),
-        TrainConfig(
-            steps=50_000,
-            batch=16,
-            learning_rate=1e-4,
-            warm_up=1000,
-            ema=0.999,
-            precision="bfloat16",
-            loader_workers=8,
-        ),
+        _gpu_training(steps=50_000, batch=16, learning_rate=1e-4, warm_up=1000, ema=0.999),
     ),
     "paper": (
         "The paper's batch of 32 and 300,000 steps. One GPU of 40 GB or more, about a day "
         "(estimated, not timed). Give --imagenet, and for its loss --perceptual-weight and --vgg.",
         RendererConfig(),
-        TrainConfig(
-            steps=300_000,
-            batch=32,
-            learning_rate=1e-4,
-            warm_up=1000,
-            ema=0.9999,
-            precision="bfloat16",
-            loader_workers=8,
-            save_every=5000,
+        _gpu_training(
+            steps=300_000, batch=32, learning_rate=1e-4, warm_up=1000, ema=0.9999, save_every=5000
         ),
     ),
 }

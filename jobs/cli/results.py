@@ -20,7 +20,7 @@ def results_folder(folder: Path) -> Iterator[None]:
     """
     if (folder.exists() and not folder.is_dir()) or (folder / "run.json").exists():
         raise ValueError(f"--out is {str(folder)!r}, expected a folder that holds no dataset")
-    new = not folder.exists()
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -30,7 +30,7 @@ def results_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if new and not any(folder.iterdir()):
+        if is_new and not any(folder.iterdir()):
             folder.rmdir()
 
 

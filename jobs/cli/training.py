@@ -33,7 +33,7 @@ from model.data.spectra import SpectrumConfig, SpectrumDataset
 from model.device import check_device
 from model.train.distributed import is_main_process
 from model.train.log import LogEntry
-from model.train.loop import Task, TrainConfig, train_on_shards
+from model.train.training_loop import Task, TrainConfig, train_on_shards
 from pipeline.dataset import scales
 from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.motion.normalize import Normalization

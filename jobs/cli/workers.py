@@ -22,7 +22,7 @@ from pipeline.dataset.run_lock import FolderInUse
 from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, PlanConfig
-from pipeline.extract.plan import PlannedClip, failed_clip, plan_clip
+from pipeline.extract.plan_clip import PlannedClip, failed_clip, plan_clip
 from pipeline.extract.timing import ShardTiming
 from pipeline.flow.estimator import make_estimator
 from schemas.clip import Clip

@@ -49,14 +49,14 @@ def ray_session(workers: int | None, needs: Resources) -> Iterator[None]:
     a Ray of our own with room for `workers` tasks of these needs, or as many as there are cores; it
     ends with the block. Raises InsecureCluster, RayNotStarted, ConnectionError.
     """
-    own = not os.environ.get("RAY_ADDRESS")
-    (secure_local_ray if own else require_token)()
+    is_local = not os.environ.get("RAY_ADDRESS")
+    (secure_local_ray if is_local else require_token)()
     import ray
 
     cpus = max(os.cpu_count() or 1, needs.cpus) if workers is None else workers * needs.cpus
-    with _session_folder() if own else nullcontext() as folder:
+    with _session_folder() if is_local else nullcontext() as folder:
         try:
-            if own:
+            if is_local:
                 _start_ray(
                     address="local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder
                 )
@@ -83,7 +83,7 @@ def _start_ray(**options: Any) -> None:
         AuthenticationTokenLoader.instance().reset_cache()
     reason = ""
     for _ in range(_MAX_START_ATTEMPTS):
-        others = _child_processes()
+        earlier_processes = _child_processes()
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
             return
@@ -95,7 +95,7 @@ def _start_ray(**options: Any) -> None:
             reason = " ".join(str(error).split()) or "it gives no reason"
             ray.shutdown()
             # A part that did start would be in the way of the next attempt.
-            for process in _child_processes() - others:
+            for process in _child_processes() - earlier_processes:
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             if _PORT_TAKEN_PATTERN.search(reason):
@@ -167,8 +167,8 @@ def find_temp_folder() -> str:
             if len(os.fsencode(folder)) <= MAX_TEMP_PATH_BYTES:
                 Path(tempfile.mkdtemp(dir=folder)).rmdir()
                 return folder
-    tried = ", ".join(repr(candidate) for candidate in candidates if candidate)
+    names = ", ".join(repr(candidate) for candidate in candidates if candidate)
     raise RayNotStarted(
         f"Ray needs a folder that can be written, with a path of at most {MAX_TEMP_PATH_BYTES} "
-        f"bytes, and none of {tried} is one: set RAY_TMPDIR"
+        f"bytes, and none of {names} is one: set RAY_TMPDIR"
     )

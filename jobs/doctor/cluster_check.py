@@ -46,15 +46,15 @@ def check_local_ray() -> Finding:
         folder = find_temp_folder()
     except RayNotStarted as error:
         return Finding(State.WRONG, str(error), "RAY_TMPDIR=/a/short/path, on a local disk")
-    wanted = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or folder
+    preferred_folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or folder
     words = (
         "each run starts a Ray of its own, on this machine alone, with a token made for that run"
     )
-    if folder == os.path.abspath(wanted):
+    if folder == os.path.abspath(preferred_folder):
         return Finding(State.OK, f"{words}; its files are in {folder} meanwhile")
     return Finding(
         State.WARNING,
-        f"{words}; its files go to {folder}: {wanted} cannot be written, or is longer than the "
-        f"{MAX_TEMP_PATH_BYTES} bytes that Ray's sockets leave",
+        f"{words}; its files go to {folder}: {preferred_folder} cannot be written, or is longer "
+        f"than the {MAX_TEMP_PATH_BYTES} bytes that Ray's sockets leave",
         "name a shorter folder by RAY_TMPDIR, or leave it so",
     )

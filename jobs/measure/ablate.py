@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 import tyro
 
-from jobs.ablation.steps import Ablate, run_ablation, select_held_out, write_or_check_contract
+from jobs.ablation.settings import Ablate, write_or_check_contract
+from jobs.ablation.steps import run_ablation, select_held_out
 from jobs.ablation.variants import DATASET_FREQUENCIES
 from jobs.cli.errors import error_boundary
 from jobs.cli.training import parse_preset_args

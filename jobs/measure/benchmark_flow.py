@@ -99,7 +99,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def _run_job(job: BenchmarkFlow) -> None:
     """Measures all cases, writes both files and prints the table."""
     make_page = load_page_maker("pipeline.flow_benchmark.report", "render_page")
-    known = find_known_pairs(job.middlebury) if job.middlebury else []
+    known_pairs = find_known_pairs(job.middlebury) if job.middlebury else []
     clips = list_clips(job.clips) if job.clips else []
     configs, left_out = choose_estimators(job)
     for sentence in left_out.values():
@@ -108,9 +108,9 @@ def _run_job(job: BenchmarkFlow) -> None:
     results: dict[str, dict[str, Any]] = dict(known={}, scenes={}, clips={})
     cases: dict[str, list[run.Case]] = {part: [] for part in results}
     protocols: dict[str, dict[str, Any]] = {part: {} for part in results}
-    count = len(known) + len(job.scenes) + len(clips)
+    count = len(known_pairs) + len(job.scenes) + len(clips)
     for number, (part, protocol, evaluate) in enumerate(
-        _list_cases(job, known, [clip.uri for clip in clips]), 1
+        _list_cases(job, known_pairs, [clip.uri for clip in clips]), 1
     ):
         result, case = evaluate(estimators)
         results[part][case.name], protocols[part][case.name] = result, protocol
@@ -230,12 +230,12 @@ _Evaluate = Callable[[dict[str, FlowEstimator]], tuple[dict[str, Any], run.Case]
 
 
 def _list_cases(
-    job: BenchmarkFlow, known: Sequence[tuple[str, Path]], clips: Sequence[str]
+    job: BenchmarkFlow, known_pairs: Sequence[tuple[str, Path]], clips: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any], _Evaluate]]:
     """For each case: the part of the card it belongs to, its entry in the protocol, and the
     function that evaluates it.
     """
-    for name, path in known:
+    for name, path in known_pairs:
         pair = read_known_pair(name, path)
         size = [pair.source.shape[1], pair.source.shape[0]]
         protocol = dict(size=size, valid=int(pair.valid.sum()), sha256=pair.digest)

@@ -122,26 +122,26 @@ def _run_job(job: Evaluate) -> None:
         print_message,
     )
     evaluators = _load_evaluators(job)
-    measured, records = [], []
+    pair_metrics, records = [], []
     for number, pair in enumerate(pairs, 1):
         real, generated = (
             decode_clip(span.truncate(pair.frames), CROP_SIZE, pool)
             for span in (pair.real, pair.generated)
         )
-        measured.append(measure_pair(pair.name, real, generated, evaluators))
-        records.append(pair_record(pair, measured[-1], real, generated))
+        pair_metrics.append(measure_pair(pair.name, real, generated, evaluators))
+        records.append(pair_record(pair, pair_metrics[-1], real, generated))
         print_message(f"{number} of {len(pairs)} pairs")
-    table = build_table(measured, evaluators, job.rounds)
-    remarks = list_remarks(measured, [pair.real.split for pair in pairs])
+    table = build_table(pair_metrics, evaluators, job.rounds)
+    remarks = list_remarks(pair_metrics, [pair.real.split for pair in pairs])
     result = dict(
         metrics=[row._asdict() for row in table],
         remarks=remarks,
-        curves=curve_records(measured, evaluators),
-        spectra=spectra_record(measured),
+        curves=curve_records(pair_metrics, evaluators),
+        spectra=spectra_record(pair_metrics),
         pairs=records,
         protocol=_describe_protocol(job, unmatched),
     )
-    slices = {pair.name: (pair.real.xt_slice, pair.generated.xt_slice) for pair in measured}
+    slices = {pair.name: (pair.real.xt_slice, pair.generated.xt_slice) for pair in pair_metrics}
     files = write_results(job.out, "evaluation", result, make_page(result, slices))
     rows = align_columns(_format_table(table))
     print_output("\n".join([rows, *_format_unmeasured(table), *remarks, *map(str, files)]))

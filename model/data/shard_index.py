@@ -128,11 +128,11 @@ def _kept_samples(view: DatasetView, split: str) -> Iterator[_ShardSamples]:
 
 def _check_held_out(views: Sequence[DatasetView]) -> None:
     """Raises ValueError if a video is for training in one dataset and held out in another."""
-    for trained, tested in permutations(views, 2):
-        if both := _video_ids(trained, "train") & _video_ids(tested, "test"):
+    for training_view, test_view in permutations(views, 2):
+        if common := _video_ids(training_view, "train") & _video_ids(test_view, "test"):
             raise ValueError(
-                f"{len(both)} videos are for training in {trained} and held out for test in "
-                f"{tested} ({min(both)[:16]}): split both alike"
+                f"{len(common)} videos are for training in {training_view} and held out for test "
+                f"in {test_view} ({min(common)[:16]}): split both alike"
             )
 
 

@@ -81,10 +81,10 @@ def precompute_kid(
     samples = [np.array([len(video) for video in videos]) for videos in sets]
 
     def distance(*counts: _DrawCounts) -> float:
-        n, m = (sizes @ drawn for sizes, drawn in zip(samples, counts, strict=True))
+        n, m = (sizes @ draw_counts for sizes, draw_counts in zip(samples, counts, strict=True))
         sums = [
-            drawn @ kernel @ drawn - drawn @ diagonal
-            for drawn, kernel, diagonal in zip(counts, within, diagonals, strict=True)
+            draw_counts @ kernel @ draw_counts - draw_counts @ diagonal
+            for draw_counts, kernel, diagonal in zip(counts, within, diagonals, strict=True)
         ]
         return float(
             sums[0] / (n * (n - 1))
@@ -180,13 +180,16 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     distance_of = _make_resampled_distance(distance, real, generated)
     value = distance_of(np.arange(len(real)), np.arange(len(generated)))
-    rounds_drawn = []
+    draws = []
     for _ in range(rounds):
-        chosen = rng.integers(len(real), size=len(real))
-        others = chosen if pairs else rng.integers(len(generated), size=len(generated))
-        rounds_drawn.append(distance_of(chosen, others))
-    drawn, tail = np.array(rounds_drawn), (1 - _CONFIDENCE) / 2
-    return _Estimate(value, *(value + np.quantile(drawn - drawn.mean(), [tail, 1 - tail])).tolist())
+        real_indices = rng.integers(len(real), size=len(real))
+        generated_indices = (
+            real_indices if pairs else rng.integers(len(generated), size=len(generated))
+        )
+        draws.append(distance_of(real_indices, generated_indices))
+    distances, tail = np.array(draws), (1 - _CONFIDENCE) / 2
+    deviations = distances - distances.mean()
+    return _Estimate(value, *(value + np.quantile(deviations, [tail, 1 - tail])).tolist())
 
 
 def _make_resampled_distance(
@@ -196,14 +199,15 @@ def _make_resampled_distance(
     kernel is computed only once.
     """
     if distance is not kid:
-        return lambda chosen, others: distance(
-            np.concatenate([real[i] for i in chosen]),
-            np.concatenate([generated[i] for i in others]),
+        return lambda real_indices, generated_indices: distance(
+            np.concatenate([real[i] for i in real_indices]),
+            np.concatenate([generated[i] for i in generated_indices]),
         )
     _check_features(np.concatenate(real), np.concatenate(generated))
     kid_of_counts = precompute_kid(real, generated)
-    return lambda chosen, others: kid_of_counts(
-        np.bincount(chosen, minlength=len(real)), np.bincount(others, minlength=len(generated))
+    return lambda real_indices, generated_indices: kid_of_counts(
+        np.bincount(real_indices, minlength=len(real)),
+        np.bincount(generated_indices, minlength=len(generated)),
     )
 
 

@@ -12,7 +12,7 @@ from model.evaluate.distributions import estimate_mean
 
 
 class _Difference(NamedTuple):
-    """The mean of ours - theirs over photographs, with Student's 95 % interval."""
+    """The mean of value - reference value over photographs, with Student's 95 % interval."""
 
     value: float
     low: float | None
@@ -21,31 +21,35 @@ class _Difference(NamedTuple):
     photographs: int
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> _Difference:
+def difference(values: Sequence[float], reference_values: Sequence[float]) -> _Difference:
     """The difference of paired numbers. Raises ValueError for no pair, or different lengths."""
-    if len(ours) != len(theirs) or not ours:
-        raise ValueError(f"there are {len(ours)} and {len(theirs)} numbers, expected pairs of them")
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if len(values) != len(reference_values) or not values:
+        raise ValueError(
+            f"there are {len(values)} and {len(reference_values)} numbers, expected pairs of them"
+        )
+    differences = [a - b for a, b in zip(values, reference_values, strict=True)]
     if len(differences) == 1:
         return _Difference(differences[0], None, None, 1)
     return _Difference(*estimate_mean(differences), len(differences))
 
 
 def compare_evaluations(
-    ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]], keys: Iterable[str]
+    pairs: Iterable[Mapping[str, Any]],
+    reference_pairs: Iterable[Mapping[str, Any]],
+    keys: Iterable[str],
 ) -> dict[str, _Difference]:
     """The difference of two evaluations in each of the metrics that has a number for every pair.
-    `ours` and `theirs` are the `pairs` of their evaluation.json, with the same names.
+    `pairs` and `reference_pairs` are the `pairs` of their evaluation.json, with the same names.
     """
-    our_pairs, their_pairs = ({pair["name"]: pair for pair in side} for side in (ours, theirs))
+    by_name = {pair["name"]: pair for pair in pairs}
+    references = {pair["name"]: pair for pair in reference_pairs}
     differences = {}
     for key in keys:
-        our_values = [pair_metric(pair, key) for pair in our_pairs.values()]
-        their_values = [pair_metric(their_pairs[name], key) for name in our_pairs]
-        numbers = [
-            [value for value in side if value is not None] for side in (our_values, their_values)
-        ]
-        if numbers == [our_values, their_values]:
+        values = [pair_metric(pair, key) for pair in by_name.values()]
+        reference_values = [pair_metric(references[name], key) for name in by_name]
+        sides = [values, reference_values]
+        numbers = [[value for value in side if value is not None] for side in sides]
+        if numbers == sides:
             differences[key] = difference(*numbers)
     return differences
 

@@ -108,11 +108,11 @@ def match_pairs(
         real=[name for name in real if name not in generated],
         generated=[name for name in generated if name not in real],
     )
-    for side, alone in unmatched.items():
-        if alone:
-            examples = ", ".join(alone[:_MAX_EXAMPLE_NAMES])
-            more = ", ..." if len(alone) > _MAX_EXAMPLE_NAMES else ""
-            report(f"{len(alone)} {side} without a partner, left out: {examples}{more}")
+    for side, unpaired in unmatched.items():
+        if unpaired:
+            examples = ", ".join(unpaired[:_MAX_EXAMPLE_NAMES])
+            more = ", ..." if len(unpaired) > _MAX_EXAMPLE_NAMES else ""
+            report(f"{len(unpaired)} {side} without a partner, left out: {examples}{more}")
     return [
         _make_pair(name, real[name](), generated[name](), max_frames, report) for name in names
     ], unmatched
@@ -125,7 +125,7 @@ def _make_pair(
     max_frames: int,
     report: Callable[[str], None],
 ) -> VideoPair:
-    """Raises ValueError if the two videos cannot be compared frame by frame."""
+    """Returns a pair. Raises ValueError if its videos cannot be compared frame by frame."""
     lengths = len(real.times), len(generated.times)
     count = min(*lengths, max_frames)
     if count < MIN_PAIR_FRAMES:
@@ -183,7 +183,7 @@ class Evaluators(NamedTuple):
 
 
 class VideoMetrics(NamedTuple):
-    """What is kept of one video of a pair."""
+    """The metrics of one video of a pair."""
 
     flicker: float
     warping_error: float | None
@@ -206,7 +206,7 @@ class VideoMetrics(NamedTuple):
 
 
 class PairMetrics(NamedTuple):
-    """What is kept of a pair."""
+    """The metrics of a pair."""
 
     name: str
     times: Float[np.ndarray, " time"]
@@ -229,8 +229,10 @@ class PairMetrics(NamedTuple):
 def measure_pair(
     name: str, real: _TimedFrames, generated: _TimedFrames, evaluators: Evaluators
 ) -> PairMetrics:
-    """The metrics of two videos with equally many frames of one size. Raises ValueError for others,
-    for fewer than MIN_PAIR_FRAMES, and if a network cannot take the frames.
+    """Measures two videos with equally many frames of one size.
+
+    Raises ValueError if their shapes differ, for fewer than MIN_PAIR_FRAMES frames, and if a
+    network cannot take the frames.
     """
     if real.frames.shape != generated.frames.shape or len(real.frames) < MIN_PAIR_FRAMES:
         raise ValueError(
@@ -253,9 +255,9 @@ def measure_pair(
         _measure_video(video.frames, motion, spectrum, row, evaluators)
         for video, motion, spectrum in zip((real, generated), motions, spectra, strict=True)
     )
-    later = generated.frames[1:], real.frames[1:]
-    psnr_db, ssim = frame_psnr_ssim(*later)
-    on_grid = [motion[:, :, ::GRID_STEP, ::GRID_STEP] for motion in motions]
+    later_frames = generated.frames[1:], real.frames[1:]
+    psnr_db, ssim = frame_psnr_ssim(*later_frames)
+    sampled_motions = [motion[:, :, ::GRID_STEP, ::GRID_STEP] for motion in motions]
     return PairMetrics(
         name=name,
         times=real.times,
@@ -263,9 +265,9 @@ def measure_pair(
         slice_row=row,
         psnr_db=np.minimum(psnr_db, MAX_PSNR_DB),
         ssim=ssim,
-        lpips=evaluators.lpips.measure_frames(*later) if evaluators.lpips else None,
+        lpips=evaluators.lpips.measure_frames(*later_frames) if evaluators.lpips else None,
         spectral_db=log_spectral_distance(spectra[1], spectra[0], window),
-        magnitude_px=magnitude_distance(on_grid[1], on_grid[0]),
+        magnitude_px=magnitude_distance(sampled_motions[1], sampled_motions[0]),
         real=real_metrics,
         generated=generated_metrics,
     )
@@ -274,7 +276,7 @@ def measure_pair(
 def _measure_video(
     frames: Frames, motion: np.ndarray, spectrum: np.ndarray, row: int, evaluators: Evaluators
 ) -> VideoMetrics:
-    """The metrics of one video by itself."""
+    """Measures one video by itself."""
     forward = flow_between(frames, evaluators.estimator)
     backward = flow_between(frames[::-1], evaluators.estimator)[::-1]
     warping = warping_error(frames, list(zip(forward, backward, strict=True)))

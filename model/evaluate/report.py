@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from pipeline.report import figures
-from pipeline.report.figures import ACCENT, INK, MUTED, Line
+from pipeline.report import charts
+from pipeline.report.canvas import ACCENT, INK, MUTED
+from pipeline.report.charts import Line
 from pipeline.report.labels import format_count, format_number
 from pipeline.report.layout import (
     Cell,
@@ -31,7 +32,7 @@ _CURVE_STYLES = {
     "K = 16": Line(np.empty(0), ACCENT),
     "true motion": Line(np.empty(0), INK),
 }
-"""What a clip's curves show of the ceiling, and how."""
+"""The motions whose curves a clip's figure shows, with the style of each."""
 _CURVE_LEGEND = Markup(
     '<span class="key still">First frame, still</span>, <span class="key k4">K = 4</span>, <span '
     'class="key">K = 16</span>, <span class="key true">true motion</span>'
@@ -39,17 +40,19 @@ _CURVE_LEGEND = Markup(
 
 
 def render_upper_bound_page(
-    found: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]
+    report: Mapping[str, Any], slices: Mapping[str, Mapping[str, Slice]]
 ) -> str:
-    """Of what ceiling.json says, and X-t slices of each clip by name and motion."""
-    clips = found["clips"]
+    """The page, from the content of ceiling.json and the X-t slices of each clip, by the clip and
+    the motion.
+    """
+    clips = report["clips"]
     sections = [
-        Section("All clips", _UPPER_BOUND_TEXTS, table=_upper_bound_table(clips, found["mean"]))
+        Section("All clips", _UPPER_BOUND_TEXTS, table=_upper_bound_table(clips, report["mean"]))
     ]
     sections += [
         _upper_bound_section(i, clip, slices[clip["name"]]) for i, clip in enumerate(clips)
     ]
-    sections.append(protocol_section(found["protocol"]))
+    sections.append(protocol_section(report["protocol"]))
     gain = np.mean(
         [clip["motions"][-1]["psnr_db"] - clip["motions"][0]["psnr_db"] for clip in clips]
     )
@@ -84,14 +87,14 @@ _UPPER_BOUND_TEXTS = (
 def _upper_bound_table(
     clips: Sequence[Mapping[str, Any]], mean: Sequence[Mapping[str, Any]]
 ) -> Table:
-    """A line for each clip and measure, and the `mean` over clips first, if there is one."""
+    """A row for each clip and measure; first the `mean` over clips, if there is one."""
     names = [motion["name"] for motion in clips[0]["motions"]]
     measures = (
         ("PSNR, dB", "psnr_db", "{:.2f}"),
         ("SSIM", "ssim", "{:.4f}"),
         ("error of the motion, px", "error_px", "{:.3f}"),
     )
-    listed = [
+    motions_by_title = [
         *([("mean over clips", mean)] if mean else []),
         *((clip["name"], clip["motions"]) for clip in clips),
     ]
@@ -101,7 +104,7 @@ def _upper_bound_table(
             Cell(title),
             *(Cell(form.format(motion[key])) for motion in motions),
         ]
-        for name, motions in listed
+        for name, motions in motions_by_title
         for i, (title, key, form) in enumerate(measures)
     ]
     return Table(["clip", "", *names], rows)
@@ -110,13 +113,13 @@ def _upper_bound_table(
 def _upper_bound_section(
     place: int, clip: Mapping[str, Any], slices: Mapping[str, Slice]
 ) -> Section:
-    """One clip."""
+    """The section of one clip: its curves and slices."""
     motions = {motion["name"]: motion for motion in clip["motions"]}
     names = [name.removeprefix("K = ").removesuffix(" motion") for name in motions]
-    by_count = figures.plot_steps(
+    by_count = charts.plot_steps(
         f"count-{place}",
         names,
-        [Line(np.array([one["psnr_db"] for one in motions.values()]))],
+        [Line(np.array([motion["psnr_db"] for motion in motions.values()]))],
         "PSNR, dB",
     )
     seconds = np.array(clip["seconds"][1:])
@@ -125,8 +128,8 @@ def _upper_bound_section(
         for name, line in _CURVE_STYLES.items()
         if name in motions
     ]
-    over_time = figures.plot_curves(f"time-{place}", seconds, lines, "PSNR, dB")
-    shown = [
+    over_time = charts.plot_curves(f"time-{place}", seconds, lines, "PSNR, dB")
+    plots = [
         Figure(
             by_count,
             Markup(
@@ -143,37 +146,39 @@ def _upper_bound_section(
         f"the true motion is {clip['motion_px']:.2f} px on average."
     )
     pictures = [slice_picture(pixels, name) for name, pixels in slices.items()]
-    return Section(clip["name"], [text], figures=shown, slices=pictures)
+    return Section(clip["name"], [text], figures=plots, slices=pictures)
 
 
 def render_evaluation_page(
-    found: Mapping[str, Any], slices: Mapping[str, tuple[Slice, Slice]]
+    report: Mapping[str, Any], slices: Mapping[str, tuple[Slice, Slice]]
 ) -> str:
-    """Of what evaluation.json says, and X-t slices of each pair, real and generated."""
-    metrics, pairs = found["metrics"], found["pairs"]
+    """The page, from the content of evaluation.json and the X-t slices of each pair, real and
+    generated.
+    """
+    metrics, pairs = report["metrics"], report["pairs"]
     sections = [
         Section(
             "Numbers",
-            [*_EVALUATION_TEXTS, *(f"{remark}." for remark in found["remarks"])],
+            [*_EVALUATION_TEXTS, *(f"{remark}." for remark in report["remarks"])],
             table=_metrics_table(metrics),
         ),
-        _curves_section(found["curves"]),
-        _spectra_section(found["spectra"]),
+        _curves_section(report["curves"]),
+        _spectra_section(report["spectra"]),
     ]
     sections += [_pair_section(pair, *slices[pair["name"]]) for pair in pairs]
-    sections.append(protocol_section(found["protocol"]))
+    sections.append(protocol_section(report["protocol"]))
     frames = sum(pair["frames"] for pair in pairs)
     tiles = [
         Tile("pairs", format_number(len(pairs))),
         Tile("frames of each side", format_number(frames)),
         *(
-            Tile(one["name"], f"{one['value']:.3g}", one["unit"], accent=True)
-            for one in metrics[:2]
+            Tile(metric["name"], f"{metric['value']:.3g}", metric["unit"], accent=True)
+            for metric in metrics[:2]
         ),
     ]
     lede = (
         f"{format_count(len(pairs), 'generated video')} beside the real ones of the same names, "
-        f"cropped to {'x'.join(map(str, found['protocol']['crop']))} pixels."
+        f"cropped to {'x'.join(map(str, report['protocol']['crop']))} pixels."
     )
     return render_sections(
         over="Evaluation of generated videos",
@@ -201,33 +206,37 @@ _REAL_GENERATED_LEGEND = Markup(
 
 
 def _metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
-    """A line for each metric."""
+    """A row for each metric."""
     return Table(
         ["metric", "distance", "95 % interval", "real", "generated", "better", "measured on"],
-        [_metric_row(one) for one in metrics],
+        [_metric_row(metric) for metric in metrics],
     )
 
 
-def _metric_row(one: Mapping[str, Any]) -> list[Cell]:
-    if one["needs"]:
-        return [Cell(one["name"]), Cell(f"needs {one['needs']}", wide=6)]
-    interval = f"{one['low']:.3g} – {one['high']:.3g}" if one["low"] is not None else "one pair"
-    alone = ["" if one[side] is None else f"{one[side]:.3g}" for side in ("real", "generated")]
+def _metric_row(metric: Mapping[str, Any]) -> list[Cell]:
+    if metric["needs"]:
+        return [Cell(metric["name"]), Cell(f"needs {metric['needs']}", wide=6)]
+    interval = (
+        f"{metric['low']:.3g} – {metric['high']:.3g}" if metric["low"] is not None else "one pair"
+    )
+    averages = [
+        "" if metric[side] is None else f"{metric[side]:.3g}" for side in ("real", "generated")
+    ]
     return [
         Cell(text)
         for text in (
-            ", ".join(filter(None, (one["name"], one["unit"]))),
-            f"{one['value']:.4g}",
+            ", ".join(filter(None, (metric["name"], metric["unit"]))),
+            f"{metric['value']:.4g}",
             interval,
-            *alone,
-            one["better"],
-            _describe_measured_part(one["protocol"]),
+            *averages,
+            metric["better"],
+            _describe_measured_part(metric["protocol"]),
         )
     ]
 
 
 def _describe_measured_part(protocol: Mapping[str, Any]) -> str:
-    """How much of the videos, in few words; the file has all of it."""
+    """How much of the videos was measured, in few words; evaluation.json has all of it."""
     if "samples" in protocol:
         excerpts = (
             f" of {protocol['window']} frames, every {protocol['stride']}"
@@ -247,51 +256,51 @@ def _describe_measured_part(protocol: Mapping[str, Any]) -> str:
 
 
 def _curves_section(curves: Sequence[Mapping[str, Any]]) -> Section:
-    """Over time."""
-    drawn = [
+    """The metrics that are curves over time."""
+    plots = [
         Figure(
-            figures.plot_curves(
+            charts.plot_curves(
                 f"curve-{i}",
-                np.array(one["seconds"]),
-                [Line(np.array(one["values"]))],
-                one["unit"] or one["name"].split(" x ")[0],
+                np.array(curve["seconds"]),
+                [Line(np.array(curve["values"]))],
+                curve["unit"] or curve["name"].split(" x ")[0],
             ),
             Markup("<b>{}</b>{}").format(
-                one["name"],
+                curve["name"],
                 " of each frame after the first beside the real one, averaged over pairs."
-                if one["unit"] is not None
+                if curve["unit"] is not None
                 else ", sliding over the videos.",
             ),
         )
-        for i, one in enumerate(curves)
-        if len(one["values"]) > 1
+        for i, curve in enumerate(curves)
+        if len(curve["values"]) > 1
     ]
-    absent = [
-        f"{one['name']}, sliding over the videos, needs {one['needs']}."
-        for one in curves
-        if one["needs"]
+    missing = [
+        f"{curve['name']}, sliding over the videos, needs {curve['needs']}."
+        for curve in curves
+        if curve["needs"]
     ]
     return Section(
         "Over time",
-        ["Generated videos decay: what is near at the beginning may not stay so.", *absent],
-        figures=drawn,
+        ["Generated videos decay: what is near at the beginning may not stay so.", *missing],
+        figures=plots,
     )
 
 
 def _spectra_section(spectra: Mapping[str, Any]) -> Section:
-    """How far things sway, by frequency."""
+    """The spectra of the motion, real and generated, by frequency."""
     hz = np.array(spectra["hz"])
     lines = [
         Line(np.array(spectra["real_px"]), INK),
         Line(np.array(spectra["generated_px"]), ACCENT),
     ]
-    first = slice(1, int(np.searchsorted(hz, 4.0)))
-    drawn = [
+    slow = slice(1, int(np.searchsorted(hz, 4.0)))
+    plots = [
         Figure(
-            figures.plot_curves(
+            charts.plot_curves(
                 "spectrum",
                 hz[1:],
-                [one._replace(values=one.values[1:]) for one in lines],
+                [line._replace(values=line.values[1:]) for line in lines],
                 "amplitude, px",
                 log=True,
                 across="frequency, Hz",
@@ -303,10 +312,10 @@ def _spectra_section(spectra: Mapping[str, Any]) -> Section:
             ).format(spectra["every_pixel"]),
         ),
         Figure(
-            figures.plot_curves(
+            charts.plot_curves(
                 "slow",
-                hz[first],
-                [one._replace(values=one.values[first]) for one in lines],
+                hz[slow],
+                [line._replace(values=line.values[slow]) for line in lines],
                 "amplitude, px",
                 across="frequency, Hz",
             ),
@@ -315,11 +324,11 @@ def _spectra_section(spectra: Mapping[str, Any]) -> Section:
             + Markup("."),
         ),
     ]
-    return Section("How fast does it sway?", figures=drawn)
+    return Section("How fast does it sway?", figures=plots)
 
 
 def _pair_section(pair: Mapping[str, Any], real: Slice, generated: Slice) -> Section:
-    """One pair: X-t slices, and its own numbers."""
+    """The section of one pair: its X-t slices and its own numbers."""
     text = (
         f"{pair['frames']} frames of {pair['real']['frames']} real and "
         f"{pair['generated']['frames']} generated. PSNR {pair['psnr_db']:.2f} dB, SSIM "

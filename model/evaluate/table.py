@@ -111,9 +111,11 @@ def _build_per_video_row(pairs: Sequence[PairMetrics], spec: MetricSpec) -> Metr
             side: float(np.mean([getattr(pair, side).visible for pair in pairs]))
             for side in ("real", "generated")
         }
-    blind = [pair.name for pair, both in zip(pairs, values, strict=True) if None in both]
-    if blind:
-        needs = f"pixels that the flow finds again, {blind[0]} has none"
+    unmeasured = [
+        pair.name for pair, video_values in zip(pairs, values, strict=True) if None in video_values
+    ]
+    if unmeasured:
+        needs = f"pixels that the flow finds again, {unmeasured[0]} has none"
         return _make_row(spec, protocol, needs=needs)
     row = build_mean_row([abs(generated - real) for real, generated in values], spec, protocol)
     real, generated = (float(np.mean(side)) for side in zip(*values, strict=True))

@@ -64,17 +64,17 @@ class _Wave(NamedTuple):
 def _find_waves(gram: Float64[np.ndarray, "rows rows"], frames: int) -> list[_Wave]:
     """The waves, strongest first: one for each band, or fewer if those explain everything."""
     count = len(gram) // 2
-    tried = np.linspace(
+    candidates = np.linspace(
         _MIN_CYCLES, min(count + 0.5, frames / 2 - _MIN_CYCLES), count * _CANDIDATES_PER_BAND + 1
     )
-    shapes = _wave_spectra(tried, count, frames)
+    shapes = _wave_spectra(candidates, count, frames)
     waves: list[_Wave] = []
     residual = np.eye(len(gram))
     for _ in range(count):
-        left = residual @ gram @ residual.T
-        if np.trace(left) <= _RESIDUAL_POWER_SHARE * np.trace(gram):
+        residual_gram = residual @ gram @ residual.T
+        if np.trace(residual_gram) <= _RESIDUAL_POWER_SHARE * np.trace(gram):
             break
-        strongest = float(tried[_explained_power(shapes, left).argmax()])
+        strongest = float(candidates[_explained_power(shapes, residual_gram).argmax()])
         waves.append(_fit_wave(strongest, residual, gram, frames))
         residual = residual - waves[-1].projection
     for _ in range(_ROUNDS):
@@ -92,14 +92,14 @@ def _fit_wave(
     frames: int,
 ) -> _Wave:
     """The wave near `cycles` that explains most of the residual, fitted by least squares."""
-    count, left = len(gram) // 2, residual @ gram @ residual.T
+    count, residual_gram = len(gram) // 2, residual @ gram @ residual.T
     reach = 1 / _CANDIDATES_PER_BAND
     for _ in range(_REFINEMENT_STEPS):
-        tried = np.linspace(
+        candidates = np.linspace(
             max(cycles - reach, _MIN_CYCLES), min(cycles + reach, frames / 2 - _MIN_CYCLES), 33
         )
-        power = _explained_power(_wave_spectra(tried, count, frames), left)
-        cycles = float(tried[power.argmax()])
+        power = _explained_power(_wave_spectra(candidates, count, frames), residual_gram)
+        cycles = float(candidates[power.argmax()])
         reach /= 16
     shape = _wave_spectra(np.array([cycles]), count, frames)[0]
     fit = np.linalg.pinv(shape, _MIN_POWER_SHARE**0.5) @ residual
@@ -107,15 +107,15 @@ def _fit_wave(
 
 
 def _wave_spectra(
-    cycles: Float64[np.ndarray, " tried"], count: int, frames: int
-) -> Float64[np.ndarray, "tried rows 2"]:
+    cycles: Float64[np.ndarray, " candidates"], count: int, frames: int
+) -> Float64[np.ndarray, "candidates rows 2"]:
     """M(x): bands 1 .. `count`, real parts, then imaginary, of cos(2 pi x t / T) and of
     -sin(2 pi x t / T), the two parts of a wave of amplitude 1.
     """
     bands = np.arange(1, count + 1)
     forward, backward = (phasor_sum(sign * cycles[:, None] - bands, frames) for sign in (1, -1))
-    both = np.stack([(forward + backward) / 2, (forward - backward) * 0.5j], axis=-1)
-    return np.concatenate([np.real(both), np.imag(both)], axis=1)
+    shapes = np.stack([(forward + backward) / 2, (forward - backward) * 0.5j], axis=-1)
+    return np.concatenate([np.real(shapes), np.imag(shapes)], axis=1)
 
 
 def phasor_sum(
@@ -131,14 +131,15 @@ def phasor_sum(
 
 
 def _explained_power(
-    shapes: Float64[np.ndarray, "tried rows 2"], left: Float64[np.ndarray, "rows rows"]
-) -> Float64[np.ndarray, " tried"]:
+    shapes: Float64[np.ndarray, "candidates rows 2"],
+    residual_gram: Float64[np.ndarray, "rows rows"],
+) -> Float64[np.ndarray, " candidates"]:
     """The residual power that each wave would take away if it were fitted to every pixel:
     tr((M^T M)^-1 M^T G M).
     """
     transposed = np.swapaxes(shapes, 1, 2)
     inverse = np.linalg.pinv(transposed @ shapes, _MIN_POWER_SHARE, hermitian=True)
-    return np.trace(inverse @ transposed @ left @ shapes, axis1=1, axis2=2)
+    return np.trace(inverse @ transposed @ residual_gram @ shapes, axis1=1, axis2=2)
 
 
 def _gain(waves: list[_Wave], gram: Float64[np.ndarray, "rows rows"]) -> float:

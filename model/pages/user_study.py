@@ -18,7 +18,7 @@ import numpy as np
 from model.pages.interactive import fill_template
 from model.pages.user_study_results import CSV_COLUMNS, STUDY_DIGITS
 from pipeline.decode.pool import DecoderPool
-from pipeline.images.encode import TICKS_PER_SECOND, TimedFrame, encode_h264
+from pipeline.images.film import TICKS_PER_SECOND, TimedFrame, encode_h264
 from pipeline.sizes import human_size
 from pipeline.whole_clip.first_window import display_size
 from pipeline.whole_clip.frames import open_clip
@@ -107,10 +107,10 @@ def _read_beginning(
 ) -> list[TimedFrame]:
     """The frames of the first `seconds`, each at its time; the middle of the picture at `size`."""
     times = video.times - video.times[0]
-    shown = np.flatnonzero(times < seconds - 1e-6)
-    ticks = np.rint(np.append(times[shown], seconds) * TICKS_PER_SECOND).astype(int).tolist()
+    indices = np.flatnonzero(times < seconds - 1e-6)
+    ticks = np.rint(np.append(times[indices], seconds) * TICKS_PER_SECOND).astype(int).tolist()
     try:
-        images = pool.frames(str(path), video, shown.tolist(), size)
+        images = pool.frames(str(path), video, indices.tolist(), size)
         return [
             TimedFrame(image, begin, end - begin)
             for image, begin, end in zip(images, ticks[:-1], ticks[1:], strict=True)

@@ -96,14 +96,14 @@ def load_inpainting_weights(denoiser: SliceDenoiser, path: Path) -> None:
     frequency's embedding: both have gradients from the first step on. Raises ValueError, naming the
     file and the tensor, if the weights are those of another network or not finite.
     """
-    latent, ours = denoiser.config.latent_channels, denoiser.unet.state_dict()
+    latent, own_weights = denoiser.config.latent_channels, denoiser.unet.state_dict()
     with _open_safetensors(_unet_folder(path) / _WEIGHTS_FILE) as file, torch.no_grad():
         _check_tensors(file, denoiser.unet, latent)
         for name in file.keys():  # noqa: SIM118, it is no dict
             tensor = file.get_tensor(name)
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"{name} has values that are not finite")
-            target = ours[name]
+            target = own_weights[name]
             if name == "conv_in.weight":
                 target[:, latent:] = 0
                 target, tensor = target[:, :latent], tensor[:, :latent]
@@ -219,9 +219,9 @@ def build_meta_unet(config: DenoiserConfig) -> Any:
         return build_unet(config, config.latent_channels, class_embed_type="timestep")
 
 
-def _check_settings(settings: dict[str, Any], ours: dict[str, Any], latent: int) -> None:
+def _check_settings(settings: dict[str, Any], own_settings: dict[str, Any], latent: int) -> None:
     """Raises ValueError naming a setting of the pretrained U-Net that differs from ours."""
-    expected = ours | {"in_channels": _input_channels(latent), "class_embed_type": None}
+    expected = own_settings | {"in_channels": _input_channels(latent), "class_embed_type": None}
     expected = json.loads(json.dumps(expected))  # tuples become lists, as in the file
     for name, value in settings.items():
         if name in _IGNORED_SETTINGS or name.startswith("_"):

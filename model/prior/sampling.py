@@ -56,10 +56,10 @@ def apply_guidance(eps: Eps, weight: float) -> Eps:
     ) -> Tensor:
         if weight == 0 or features is None:
             return eps(z, n, features)
-        both = eps(
+        predictions = eps(
             torch.cat([z, z]), torch.cat([n, n]), torch.cat([features, torch.zeros_like(features)])
         )
-        conditional, unconditional = both.chunk(2)
+        conditional, unconditional = predictions.chunk(2)
         return (1 + weight) * conditional - weight * unconditional
 
     return guided_eps

@@ -44,8 +44,8 @@ def animate(
             f"{', '.join(get_args(LoopMethod))} and a finite number"
         )
     height, width = volume.spectrum.shape[2:]
-    shown = crop_to_aspect(check_rgb(photo), (width, height))
+    crop = crop_to_aspect(check_rgb(photo), (width, height))
     series = compose_motion(volume, seconds, cast(LoopMethod, loop), magnify)
     times = np.arange(max(2, round(seconds * fps))) / fps
     weight = mean_magnitude(series, times[:: max(1, len(times) // 100)])
-    return animate_frames(shown, series, weight, times)
+    return animate_frames(crop, series, weight, times)

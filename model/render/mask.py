@@ -28,18 +28,18 @@ def read_mask(path: Path, photo: _Picture) -> _Picture:
 
 
 def motion_mask(
-    path: Path, photo: _Picture, size: tuple[int, int], shown: _Picture
+    path: Path, photo: _Picture, size: tuple[int, int], crop: _Picture
 ) -> Float32[np.ndarray, "rows columns"]:
-    """How much each pixel of `shown` moves, 0 to 1, by the mask of the whole photograph.
+    """How much each pixel of `crop` moves, 0 to 1, by the mask of the whole photograph.
 
-    `shown` is the part of the photograph with the aspect of the motion's `size` (width, height), at
+    `crop` is the part of the photograph with the aspect of the motion's `size` (width, height), at
     any size. Beside what stands still motion fades out, so that nothing tears there.
     """
     mask = cv2.resize(read_mask(path, photo), photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    mask = cv2.resize(crop_to_aspect(mask, size), shown.shape[1::-1], interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(crop_to_aspect(mask, size), crop.shape[1::-1], interpolation=cv2.INTER_AREA)
     gray = cv2.cvtColor(mask, cv2.COLOR_RGB2GRAY)
     moves = (gray > 0).astype(np.uint8)
-    margin = _MARGIN_SHARE * max(shown.shape)
+    margin = _MARGIN_SHARE * max(crop.shape)
     distance = cv2.distanceTransform(moves, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / margin
     return gray.astype(np.float32) / 255 * np.minimum(distance, 1).astype(np.float32)
 

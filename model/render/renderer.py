@@ -161,8 +161,8 @@ class Renderer(nn.Module):
         self.encoder = ResNet34(config.encoder_width)
         if config.imagenet is not None:
             load_torchvision_weights(self.encoder, Path(config.imagenet), "ResNet-34")
-        encoded = (config.widths[0], *self.encoder.widths)
-        injected = dict(zip(_STRIDES, encoded, strict=True))
+        feature_widths = (config.widths[0], *self.encoder.widths)
+        injected = dict(zip(_STRIDES, feature_widths, strict=True))
         self.style = nn.Sequential(
             nn.Linear(config.noise_channels + injected[self.strides[-1]], config.style_channels),
             nn.LeakyReLU(0.2),
@@ -172,7 +172,10 @@ class Renderer(nn.Module):
         self.merge = self.metric = None
         if config.mode == "single_scale":
             width = injected[self.strides[0]]
-            self.merge, self.metric = nn.Conv2d(sum(encoded), width, 1), nn.Conv2d(width, 1, 1)
+            self.merge, self.metric = (
+                nn.Conv2d(sum(feature_widths), width, 1),
+                nn.Conv2d(width, 1, 1),
+            )
         used = [stride for stride in _STRIDES if stride <= self.strides[-1]]
         widths = [*config.widths[: len(used)], 0]
         self.blocks = nn.ModuleList(
@@ -227,14 +230,14 @@ class Renderer(nn.Module):
         else:
             metrics = [self.metric(level) for level in features]
             metric = _resize_like(metrics[0], image)
-        moved = [
+        splatted = [
             splat(level, _rescale_flow(flow, level), "softmax", level_metric)
             for level, level_metric in zip(features, metrics, strict=True)
         ]
         picture, hole = _splat_and_fill(image, flow, metric)
         return _WarpedFeatures(
-            tuple(level.features for level in moved),
-            tuple(level.holes for level in moved),
+            tuple(level.features for level in splatted),
+            tuple(level.holes for level in splatted),
             picture,
             hole,
             splat_lost_detail(image, picture, flow, metric),
@@ -336,10 +339,10 @@ def _splat_and_fill(
     """The splatted photograph, with its holes filled from the photograph, and the holes. Without a
     metric it is splatted by the mean.
     """
-    moved = (
+    splatted = (
         splat(image, flow, "average") if metric is None else splat(image, flow, "softmax", metric)
     )
-    return torch.where(moved.holes, image, moved.features), moved.holes
+    return torch.where(splatted.holes, image, splatted.features), splatted.holes
 
 
 def _resize_like(

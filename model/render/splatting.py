@@ -63,16 +63,16 @@ def splat(
 
 def splat_lost_detail(
     features: Float[Tensor, "batch channels height width"],
-    moved: Float[Tensor, "batch channels height width"],
+    splatted: Float[Tensor, "batch channels height width"],
     flow: Float[Tensor, "batch 2 height width"],
     metric: Float[Tensor, "batch 1 height width"],
     inside: Float[Tensor, "batch 1 height width"] | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
     """The detail that softmax splatting has smoothed away (docs/design/maths.md, 29).
 
-    `moved` are the features after splatting. They are read where the flow took each feature; its
+    `splatted` are the features after splatting. They are read where the flow took each feature; its
     difference from what is read there is the lost detail, which is splatted too. Only pixels of
-    `moved` for which `inside` is 1, not 0, are read.
+    `splatted` for which `inside` is 1, not 0, are read.
     """
     height, width = flow.shape[2:]
     x, y = (
@@ -80,16 +80,16 @@ def splat_lost_detail(
         flow[:, 1] + torch.arange(height, device=flow.device)[:, None],
     )
     at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    known = torch.ones_like(metric) if inside is None else inside
-    seen = grid_sample(
-        torch.cat([moved * known, known.to(moved.dtype)], dim=1),
+    valid = torch.ones_like(metric) if inside is None else inside
+    sampled = grid_sample(
+        torch.cat([splatted * valid, valid.to(splatted.dtype)], dim=1),
         at,
         mode="bilinear",
         padding_mode="zeros",
         align_corners=False,
     )
     return splat(
-        features - seen[:, :-1] / seen[:, -1:].clamp(min=MIN_SHARE), flow, "softmax", metric
+        features - sampled[:, :-1] / sampled[:, -1:].clamp(min=MIN_SHARE), flow, "softmax", metric
     ).features
 
 

@@ -213,8 +213,8 @@ def splat_padded(
         )
         splatted, visible = splat(image, motion, "softmax", front), torch.zeros_like(front)
         visible[..., *inside] = 1
-        lost = splat_lost_detail(image, splatted.features, motion, front, visible)
-        picture = splatted.features + _RESTORED_DETAIL_SHARE * lost
+        lost_detail = splat_lost_detail(image, splatted.features, motion, front, visible)
+        picture = splatted.features + _RESTORED_DETAIL_SHARE * lost_detail
     pixels = np.ascontiguousarray(picture[0].permute(1, 2, 0).numpy()[inside])
     return pixels, splatted.holes[0, 0].numpy()[inside]
 
@@ -226,13 +226,13 @@ def fill_holes(picture: _Colors, holes: _Holes) -> _Colors:
     """
     if not holes.any() or holes.all():
         return picture
-    known = (~holes).view(np.uint8)
+    valid = (~holes).view(np.uint8)
     half = tuple(max(1, (n + 1) // 2) for n in holes.shape[::-1])
     total, share = (
         cv2.resize(part, half, interpolation=cv2.INTER_AREA)
-        for part in (picture, known.astype(np.float32))
+        for part in (picture, valid.astype(np.float32))
     )
     coarse = fill_holes(total / np.maximum(share, 1e-6)[..., None], share == 0)
     return cv2.copyTo(
-        picture, known, cv2.resize(coarse, holes.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        picture, valid, cv2.resize(coarse, holes.shape[::-1], interpolation=cv2.INTER_LINEAR)
     )

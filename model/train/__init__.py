@@ -1,8 +1,8 @@
 """Training of the three networks.
 
-READ FIRST: loop.
+READ FIRST: training_loop.
 
-    loop                the training loop, its settings, and what a task must provide
+    training_loop       the training loop, its settings, and what a task must provide
     autoencoder_task    what the autoencoder of spectral slices is trained for
     denoiser_task       what the denoiser is trained for, in either stage
     renderer_task       what the renderer is trained for
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from model.train.autoencoder_task import AutoencoderTask
     from model.train.denoiser_task import DenoiserTask
-    from model.train.loop import Task, TrainConfig, train, train_on_shards
     from model.train.renderer_task import RendererTask, RenderingLoss
+    from model.train.training_loop import Task, TrainConfig, train, train_on_shards
 
 __all__ = [
     "AutoencoderTask",
@@ -36,10 +36,10 @@ _MODULES = {
     "DenoiserTask": "denoiser_task",
     "RendererTask": "renderer_task",
     "RenderingLoss": "renderer_task",
-    "Task": "loop",
-    "TrainConfig": "loop",
-    "train": "loop",
-    "train_on_shards": "loop",
+    "Task": "training_loop",
+    "TrainConfig": "training_loop",
+    "train": "training_loop",
+    "train_on_shards": "training_loop",
 }
 """The module of each name. They load torch, so they are imported when a name is first used."""
 

@@ -21,7 +21,7 @@ from model.train.autoencoder_task import (
     draw_comparison,
     iterate_spread_samples,
 )
-from model.train.loop import to_device
+from model.train.training_loop import to_device
 
 _LOGGED_SAMPLING_STEPS = 20
 """DDIM steps of the samples that are drawn as images, without guidance."""

@@ -17,7 +17,7 @@ from model.prior.autoencoder import gradient_consistency
 from model.render.inference import to_unit_range
 from model.render.renderer import MIN_SIDE_PX, Renderer, RendererConfig
 from model.train.autoencoder_task import random_crop
-from model.train.loop import to_device
+from model.train.training_loop import to_device
 
 _TEST_PAIR_COUNT = 8
 """Pairs of the test split that a renderer is evaluated on, spread over all."""

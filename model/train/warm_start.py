@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from model.checkpoints import summarize_error
-from model.train.loop import TrainConfig
+from model.train.training_loop import TrainConfig
 
 
 def seed_weights(config: TrainConfig) -> None:

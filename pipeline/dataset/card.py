@@ -152,14 +152,14 @@ def _reading_instructions(config: Mapping[str, Any], index: Mapping[str, IndexEn
 
 def _yaml_head(summary: Mapping[str, Any], licences: Mapping[str | None, int]) -> str:
     """Returns the YAML head; its strings are JSON, which is valid YAML."""
-    known = sorted(
+    license_names = sorted(
         {name.lower() if name and name.lower() in _KNOWN_LICENSES else "other" for name in licences}
         or {"other"}
     )
     size = next((name for name, limit in _SIZES if summary["kept"] < limit), "n>1M")
     lines = [
         "---",
-        f"license: {json.dumps(known if len(known) > 1 else known[0])}",
+        f"license: {json.dumps(license_names if len(license_names) > 1 else license_names[0])}",
         "task_categories: [image-to-video]",
         f'size_categories: ["{size}"]',
     ]

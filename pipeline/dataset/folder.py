@@ -186,15 +186,15 @@ class Dataset(LockedFolder):
         """Raises ValueError if there is no dataset yet and the folder holds other files."""
         if self.run_json.exists():
             return
-        known = {path.name for path in (self.shards, self.records, self.histograms, self.plan)}
-        foreign = sorted(
+        own_names = {path.name for path in (self.shards, self.records, self.histograms, self.plan)}
+        foreign_names = sorted(
             path.name
             for path in self.root.iterdir()
-            if path.name not in known and not path.name.startswith(".")
+            if path.name not in own_names and not path.name.startswith(".")
         )
-        if foreign:
+        if foreign_names:
             raise ValueError(
-                f"{self.root} holds other files ({', '.join(foreign[:3])}), "
+                f"{self.root} holds other files ({', '.join(foreign_names[:3])}), "
                 "expected a new or an empty folder, or a dataset"
             )
 
@@ -241,8 +241,8 @@ class Dataset(LockedFolder):
     def check_flow_settings(self, description: dict[str, Any]) -> None:
         """Raises ContractMismatch if this description of a flow estimator is not the contract's."""
         contract = self.contract()
-        now = replace(contract, config=contract.config | {"flow": to_json_value(description)})
-        if lines := contract.differences(now):
+        actual = replace(contract, config=contract.config | {"flow": to_json_value(description)})
+        if lines := contract.differences(actual):
             raise ContractMismatch(lines)
 
     # The plan and its rounds
@@ -279,8 +279,8 @@ class Dataset(LockedFolder):
         longer count (rounds.SupersededRows).
         """
         yield from self.stream_first_plan()
-        for retried in self.rounds():
-            yield from retried.rows
+        for retry_round in self.rounds():
+            yield from retry_round.rows
 
     def stream_first_plan(self) -> Iterator[PlanRow]:
         """Yields the rows of plan.parquet."""
@@ -427,9 +427,9 @@ def _clip_columns(row: PlanRow) -> PlanRow:
 def version_changes(contract: RunContract, versions: dict[str, str]) -> list[str]:
     """Returns a sentence for each library that has another version than in the contract."""
     return [
-        f"{name} is {versions.get(name)} now and was {old}"
-        for name, old in contract.versions.items()
-        if versions.get(name) != old
+        f"{name} is {versions.get(name)} now and was {version}"
+        for name, version in contract.versions.items()
+        if versions.get(name) != version
     ]
 
 

@@ -141,17 +141,17 @@ def mean_power(counts: Int64[np.ndarray, " bins"]) -> float:
 
 
 def fine_histogram(
-    values: Float32[np.ndarray, " pixels"], which: int
+    values: Float32[np.ndarray, " pixels"], coarse_bin: int
 ) -> Int64[np.ndarray, " fine"]:
-    """Returns the counts of the lower 16 bits of the values in bin `which`."""
+    """Returns the counts of the lower 16 bits of the values in bin `coarse_bin`."""
     bits = np.ascontiguousarray(values).view(np.int32)
-    return np.bincount(bits[bits >> 16 == which] & 0xFFFF, minlength=FINE_BINS)
+    return np.bincount(bits[bits >> 16 == coarse_bin] & 0xFFFF, minlength=FINE_BINS)
 
 
-def fine_value(which: int, counts: Int64[np.ndarray, " fine"], rank: int) -> float:
-    """Returns the order statistic `rank`, counted from 0 within bin `which`, to the last bit."""
+def fine_value(coarse_bin: int, counts: Int64[np.ndarray, " fine"], rank: int) -> float:
+    """Returns the order statistic `rank`, counted from 0 within the bin, to the last bit."""
     low = find_bin(counts, rank)
-    return float(np.array((which << 16) + low, np.uint32).view(np.float32))
+    return float(np.array((coarse_bin << 16) + low, np.uint32).view(np.float32))
 
 
 def encode(counts: Int64[np.ndarray, "freq 2 bins"]) -> bytes:

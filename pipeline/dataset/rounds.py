@@ -121,7 +121,7 @@ def _read_round(path: Path, number: int, run: str, last: str | None) -> Round:
         raise DamagedRound(path, "is of another run, or follows another round")
     rows = record.get("rows")
     if not (isinstance(rows, list) and rows and all(_is_round_row(row, number) for row in rows)):
-        raise DamagedRound(path, "has rows that are none of a round")
+        raise DamagedRound(path, "has rows that no round has")
     _check_columns(path, rows)
     sha256 = hashlib.sha256(data).hexdigest()
     return Round(number, sha256, [replace(PlanRow.load(row), round=number) for row in rows])
@@ -135,13 +135,13 @@ def _is_round_row(row: Any, number: int) -> bool:
         return False
     if not all(isinstance(row.get(name), str) for name in ("clip_id", "uri")):
         return False
-    retried = isinstance(row.get("retried"), str)
+    is_retried_clip = isinstance(row.get("retried"), str)
     if row["key"] is None:
-        return retried and row["shard"] is None and row.get("outcome") in list(Outcome)
+        return is_retried_clip and row["shard"] is None and row.get("outcome") in list(Outcome)
     shard = rf"(train|test)-{shard_label(number)}[0-9]{{6,9}}"
     if not re.fullmatch(shard, str(row["shard"])) or row["shard"].split("-")[0] != row.get("split"):
         return False
-    return type(row.get("start_frame")) is int and (retried or _is_fate(row.get("before")))
+    return type(row.get("start_frame")) is int and (is_retried_clip or _is_fate(row.get("before")))
 
 
 def _is_fate(before: Any) -> bool:
@@ -166,9 +166,9 @@ class SupersededRows:
 
     def __init__(self, rounds: Iterable[Round]):
         self.newest_round: dict[tuple[str, ...], int] = {}
-        for retried in rounds:
-            for row in retried.rows:
-                self.newest_round |= dict.fromkeys(_replaced_identities(row), retried.number)
+        for retry_round in rounds:
+            for row in retry_round.rows:
+                self.newest_round |= dict.fromkeys(_replaced_identities(row), retry_round.number)
 
     def __contains__(self, row: PlanRow) -> bool:
         return self.newest_round.get(_row_identity(row), 0) > row.round
@@ -191,20 +191,21 @@ class EarlierFates:
 
     def __init__(self, rounds: Iterable[Round]):
         self._fates: dict[str, list[tuple[int, RecordRow]]] = {}
-        for retried in rounds:
-            for row in retried.rows:
+        for retry_round in rounds:
+            for row in retry_round.rows:
                 if row.before:
-                    self._fates.setdefault(row.before.key, []).append((retried.number, row.before))
+                    fates = self._fates.setdefault(row.before.key, [])
+                    fates.append((retry_round.number, row.before))
 
     def add_fates(self, rows: Iterable[PlanRow]) -> list[PlanRow]:
         """Returns the rows of one shard as they are to be built. A window that a later round has
-        retried gets its failure as `settled`: a shard that is rebuilt has the same bytes then, and
-        no window is in two tars.
+        retried gets its failure as `known_result`: so a shard that is rebuilt has the same bytes,
+        and no window is in two tars.
         """
         return [self._add_fate(row) for row in rows]
 
     def _add_fate(self, row: PlanRow) -> PlanRow:
         for number, fate in self._fates.get(row.window().key, []):
             if number > row.round:
-                return replace(row, settled=fate)
+                return replace(row, known_result=fate)
         return row

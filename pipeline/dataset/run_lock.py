@@ -60,8 +60,8 @@ class LockOwner(NamedTuple):
     """Seconds since its last heartbeat."""
 
     def __str__(self) -> str:
-        seen = f"last seen {max(0.0, self.still_s):.0f} s ago"
-        return f"process {self.pid} on {self.host}, since {self.since}, {seen}"
+        age_s = max(0.0, self.still_s)
+        return f"process {self.pid} on {self.host}, since {self.since}, last seen {age_s:.0f} s ago"
 
     @property
     def is_stale(self) -> bool:

@@ -68,7 +68,7 @@ class Quantiles:
             return set()
         ranks = histogram.ranks(int(counts.sum()), q)
         bins = {histogram.find_bin(counts, rank) for rank in ranks}
-        return {(k, c, which) for k, c in cell for which in bins}
+        return {(k, c, coarse_bin) for k, c in cell for coarse_bin in bins}
 
     def __call__(self, cell: _Cell, q: float) -> float:
         """Returns the q-quantile of a cell, in pixels; 0 if no value was counted, as if nothing
@@ -85,9 +85,9 @@ class Quantiles:
         return histogram.interpolate_ranks(values, count, q)
 
     def _order_statistic(self, cell: _Cell, counts: np.ndarray, rank: int) -> float:
-        which = histogram.find_bin(counts, rank)
-        fine = np.sum([self.fine_counts[k, c, which] for k, c in cell], axis=0)
-        return histogram.fine_value(which, fine, rank - int(counts[:which].sum()))
+        coarse_bin = histogram.find_bin(counts, rank)
+        fine = np.sum([self.fine_counts[k, c, coarse_bin] for k, c in cell], axis=0)
+        return histogram.fine_value(coarse_bin, fine, rank - int(counts[:coarse_bin].sum()))
 
 
 def _scale_cells(frequencies: int, pool: Pool) -> list[tuple[_Cell, ...]]:
@@ -203,8 +203,8 @@ def count_fine_bins(view: DatasetView, shard: str, bins: set[_Bin]) -> FineCount
     counts = {place: np.zeros(histogram.FINE_BINS, np.int64) for place in bins}
     for sample in iter_samples(view, shard):
         values = histogram.moduli(sample)
-        for k, c, which in bins:
-            counts[k, c, which] += histogram.fine_histogram(values[k, c], which)
+        for k, c, coarse_bin in bins:
+            counts[k, c, coarse_bin] += histogram.fine_histogram(values[k, c], coarse_bin)
     return counts
 
 

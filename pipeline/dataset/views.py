@@ -31,12 +31,7 @@ from pipeline.dataset.finalize import (
     write_statistics,
 )
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.open import (
-    TABLE_READ_ERRORS,
-    DamagedDerived,
-    DatasetView,
-    iter_samples,
-)
+from pipeline.dataset.open import TABLE_READ_ERRORS, DamagedDerived, DatasetView, iter_samples
 from pipeline.filters import Thresholds, judge
 from schemas.outcome import Outcome, Stage
 from schemas.records import MANIFEST_SCHEMA, IndexEntry, ManifestRow
@@ -199,9 +194,9 @@ def _read_manifest(dataset: Dataset) -> Iterator[ManifestRow]:
     except TABLE_READ_ERRORS as error:
         raise DamagedDerived(f"{dataset.manifest} cannot be read ({error}): {rebuild}") from error
     entries = DatasetView(dataset).read_index().shards
-    kept = {shard for shard, entry in entries.items() if entry.kept}
+    nonempty_shards = {shard for shard, entry in entries.items() if entry.kept}
     # a shard whose windows were all retried has no row
-    if not kept <= shards <= {None, *entries}:
+    if not nonempty_shards <= shards <= {None, *entries}:
         raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")
 
 

@@ -174,13 +174,13 @@ def _is_one_recording(container: InputContainer, packets: list[PacketInfo]) -> b
     begins; and in a transport stream whether there is no long gap, at which FFmpeg guesses other
     times after a seek.
     """
-    sent = [p.dts for p in packets if p.dts is not None]
-    shown = sorted(p.pts for p in packets if p.pts is not None)
+    decoding_times = [p.dts for p in packets if p.dts is not None]
+    presentation_times = sorted(p.pts for p in packets if p.pts is not None)
     max_gap = np.inf
     if container.format.name.startswith(_UNBOUNDED_CONTAINERS):
         max_gap = _MAX_GAP_S / float(best_stream(container).time_base or 1)
-    return all(a <= b for a, b in pairwise(sent)) and all(
-        b - a <= max_gap for a, b in pairwise(shown)
+    return all(a <= b for a, b in pairwise(decoding_times)) and all(
+        b - a <= max_gap for a, b in pairwise(presentation_times)
     )
 
 

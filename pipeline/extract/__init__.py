@@ -3,7 +3,8 @@
     build_shard   one shard from planned windows to a committed tar: READ THIS FIRST
     config        the settings of an extraction, and their form in the run contract
     list_clips    folders, files, tables and URLs -> clips
-    plan          clips -> windows and shards, before the run
+    plan_clip     a listed clip -> its id, split and windows, or why there are none
+    plan          planned clips -> the rows of the plan and their shards, before the run
     frame_stream  the frames of each window, decoded ahead and once each
     window        flow, spectrum, measures and sample of one window
     retry         which windows can be tried again, and their plan

@@ -1,6 +1,7 @@
 """Builds one shard, from planned windows to a committed tar. READ THIS FIRST to know the pipeline.
 
-    extract/plan.py          which windows there are, and in which shard (before the run)
+    extract/plan_clip.py     which windows a clip has (before the run)
+    extract/plan.py          in which shard each window is (before the run)
     extract/frame_stream.py  the frames of each window, decoded ahead and once each
     extract/window.py        flow, spectrum, measures and sample of one window
     filters/                 whether a motion prior should learn from the window
@@ -86,11 +87,11 @@ def build_shard(
     draft = ShardDraft(dataset, shard, config.frequencies, contract_provenance(dataset.contract()))
     try:
         pool = shared_pool(config.decode, decoders)
-        unsettled = [row for row in rows if row.settled is None]
-        results = build_windows(unsettled, config, estimator, pool, timer)
+        to_build = [row for row in rows if row.known_result is None]
+        results = build_windows(to_build, config, estimator, pool, timer)
         for row in rows:
-            if row.settled is not None:  # a retry decided it (dataset/rounds.py)
-                draft.add(row.settled, None, None)
+            if row.known_result is not None:  # a retry decided it (dataset/rounds.py)
+                draft.add(row.known_result, None, None)
                 continue
             result = next(results)
             draft.add(result.row, result.sample, result.strip)
@@ -115,8 +116,8 @@ def build_windows(
     The rows of one clip are a chunk, whose frames are decoded once for all its windows.
     """
     chunks = [list(chunk) for _, chunk in groupby(rows, key=lambda row: row.clip_id)]
-    with closing(ChunkStream(chunks, pool, config.plan, config.size)) as decoded:
-        for chunk, stream in decoded:
+    with closing(ChunkStream(chunks, pool, config.plan, config.size)) as streams:
+        for chunk, stream in streams:
             yield from _build_chunk(chunk, timer.measure_wait(stream), config, estimator)
 
 
@@ -128,17 +129,17 @@ def _build_chunk(
     If the video cannot be read any further, the windows still to come are quarantined. The others
     are what they would have been.
     """
-    started, previous, unread = 0, None, []
+    started, previous, unreadable = 0, None, []
     try:
         for window in start_windows(rows, stream, config, estimator):
             if previous is not None:  # finished only now: the device has work meanwhile
                 yield _finish_window(previous, config)
             started, previous = started + 1, window
     except Quarantined as error:
-        unread = [_quarantine_window(row, error) for row in rows[started:]]
+        unreadable = [_quarantine_window(row, error) for row in rows[started:]]
     if previous is not None:
         yield _finish_window(previous, config)
-    yield from unread
+    yield from unreadable
 
 
 def start_windows(

@@ -18,7 +18,8 @@ from pipeline.atomic_files import file_sha256
 from pipeline.decode.media_file import PictureResult, file_signature
 from pipeline.decode.pool import DecoderPool, Prefetcher, damaged_frame_error, prefetch_depth
 from pipeline.extract.config import PlanConfig
-from pipeline.extract.plan import clip_from_row, times_since_first, window_span
+from pipeline.extract.plan import clip_from_row
+from pipeline.extract.plan_clip import times_since_first, window_span
 from pipeline.filters import FrameDelta, FrameStats
 from pipeline.flow.estimator import FlowEstimator
 from schemas.clip import Clip, FileSignature, VideoInfo
@@ -166,11 +167,12 @@ def probe_planned_video(clip: Clip, rows: Sequence[PlanRow], pool: DecoderPool) 
     signature = file_signature(clip.uri)
     if signature is None:
         raise Quarantined(Stage.DECODE, Reason.MISSING, "the file is gone")
-    if (sha256 := _cached_sha256(clip.uri, signature)) != (planned := rows[0].sha256):
+    if (sha256 := _cached_sha256(clip.uri, signature)) != (planned_sha256 := rows[0].sha256):
         raise Quarantined(
             Stage.DECODE,
             Reason.HASH_MISMATCH,
-            f"the file has sha256 {sha256[:12]}..., and {str(planned)[:12]}... when it was planned",
+            f"the file has sha256 {sha256[:12]}..., "
+            f"and {str(planned_sha256)[:12]}... when it was planned",
         )
     video = pool.probe(clip.uri)
     if video.signature != signature:
@@ -180,7 +182,7 @@ def probe_planned_video(clip: Clip, rows: Sequence[PlanRow], pool: DecoderPool) 
     times = dict(enumerate(times_since_first(video)))
     windows = [row.window() for row in rows]
     starts = [(times.get(window.start_frame, np.inf), window.start_time_s) for window in windows]
-    if any(abs(now - planned) > _TIME_TOLERANCE_S for now, planned in starts):
+    if any(abs(time - planned_time) > _TIME_TOLERANCE_S for time, planned_time in starts):
         # another version of a library sees other frames
         raise Quarantined(
             Stage.DECODE, Reason.HASH_MISMATCH, "the file has other frames than when it was planned"

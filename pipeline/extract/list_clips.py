@@ -1,4 +1,4 @@
-"""TODO: what this file is."""
+"""Lists the clips of `--clips`: of folders, files, URLs of object storage, and tables."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -13,29 +13,12 @@ from pipeline.dataset.object_store import is_storage_url
 from pipeline.dataset.remote_clips import list_object_urls
 from pipeline.redact import check_no_secret, check_not_url
 from schemas.clip import Clip
-from schemas.outcome import (
-    to_printable,
-)
+from schemas.outcome import to_printable
 
 VIDEO_SUFFIXES = frozenset(
     [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".mts",
-        ".m2ts",
-        ".ogv",
-        ".flv",
-        ".wmv",
-        ".3gp",
-        ".gif",
-        ".dv",
+        *[".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"],
+        *[".mts", ".m2ts", ".ogv", ".flv", ".wmv", ".3gp", ".gif", ".dv"],
     ]
 )
 _MAX_TEXT_CHARACTERS = 4096
@@ -58,10 +41,10 @@ _OPTIONAL_COLUMNS = {
 
 
 def list_clips(paths: Sequence[str]) -> list[Clip]:
-    """Clips of folders (searched recursively), single files, and Parquet or CSV tables, in a fixed
-    order.
+    """Returns the clips of folders (searched recursively), single files, and Parquet or CSV tables,
+    in a fixed order.
 
-    Raises ValueError naming the path that does not exist, is no table, or gives no clip, and what
+    Raises ValueError, which names the path, if one does not exist, is no table, gives no clip, or
     would write a secret down.
     """
     if not paths or not all(paths):
@@ -76,9 +59,9 @@ def list_clips(paths: Sequence[str]) -> list[Clip]:
         for path in paths
         for clip in (_list_url(path) if is_storage_url(path) else _list_path(Path(path)))
     ]
-    named = [c.clip_id for c in clips if c.clip_id is not None]
-    if len(named) != len(set(named)):
-        twice = next(name for name in named if named.count(name) > 1)
+    ids = [clip.clip_id for clip in clips if clip.clip_id is not None]
+    if len(ids) != len(set(ids)):
+        twice = next(clip_id for clip_id in ids if ids.count(clip_id) > 1)
         raise ValueError(f"clip_id {twice!r} is listed twice, expected each once")
     return clips
 
@@ -87,15 +70,15 @@ def _list_path(path: Path) -> list[Clip]:
     if path.is_dir():
         files, root = sorted(_find_videos(path)), str(path.absolute())
         places = [os.path.relpath(file, path) for file in files]
-        found = [
+        clips = [
             Clip(uri=os.path.abspath(path / place), root=root, place=place) for place in places
         ]
-        if not found:
+        if not clips:
             raise ValueError(
                 f"no video files in {str(path)!r}, expected some of "
                 f"{' '.join(sorted(VIDEO_SUFFIXES))}"
             )
-        return found
+        return clips
     if path.suffix.lower() in _TABLE_SUFFIXES and path.exists():
         return _read_clip_table(path)
     if not path.exists():
@@ -108,19 +91,19 @@ def _list_path(path: Path) -> list[Clip]:
 
 def _find_videos(folder: Path) -> Iterator[Path]:
     """The videos below a folder, and the folders there that cannot be searched: links that lead out
-    of it, which are not followed, and those that cannot be read. What becomes of these is said by
-    `plan` when it probes them.
+    of it, which are not followed, and those that cannot be read. `plan_clip` gives these their
+    outcome when it probes them.
     """
     unreadable: list[OSError] = []
     for place, folders, files in os.walk(folder, onerror=unreadable.append):
         paths = (Path(place, name) for name in files)
         yield from (path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES)
         paths = (Path(place, name) for name in folders)
-        yield from (path for path in paths if path.is_symlink() and not _is_inside(path, folder))
+        yield from (path for path in paths if path.is_symlink() and not is_inside(path, folder))
     yield from (Path(str(error.filename)) for error in unreadable)
 
 
-def _is_inside(path: str | Path, folder: str | Path) -> bool:
+def is_inside(path: str | Path, folder: str | Path) -> bool:
     """Whether a path, with all links followed, lies in a folder."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
@@ -128,16 +111,16 @@ def _is_inside(path: str | Path, folder: str | Path) -> bool:
 def _list_url(url: str) -> list[Clip]:
     """Lists the videos under a URL of object storage. Tables there are not read."""
     urls = [
-        found_url
-        for found_url in list_object_urls(url)
-        if PurePosixPath(found_url).suffix.lower() in VIDEO_SUFFIXES or found_url == url
+        video
+        for video in list_object_urls(url)
+        if PurePosixPath(video).suffix.lower() in VIDEO_SUFFIXES or video == url
     ]
     if not urls or PurePosixPath(url).suffix.lower() in _TABLE_SUFFIXES:
         raise ValueError(
             f"no video files in {url!r}, expected some of {' '.join(sorted(VIDEO_SUFFIXES))}, or a "
             "table of s3:// uris on this machine"
         )
-    return [Clip(uri=found_url) for found_url in urls]
+    return [Clip(uri=video) for video in urls]
 
 
 def _read_clip_table(path: Path) -> list[Clip]:
@@ -170,7 +153,7 @@ def _read_clip_table(path: Path) -> list[Clip]:
 
 
 def _check_clip_row(which: str, row: dict[str, Any]) -> None:
-    """Raises ValueError where a row says what no row of a plan may: a URL, a password, a text
+    """Raises ValueError if a row says what no row of a plan may: a URL, a password, a text
     without end.
     """
     for name, value in row.items():
@@ -206,16 +189,14 @@ def _clip_from_table_row(row: dict[str, Any], folder: Path) -> Clip:
     that: no value costs more than its row.
     """
     floats = {name: value for name, value in row.items() if isinstance(value, float)}
-    numbers = {
-        name: _clamp_cut_time(value) for name, value in floats.items() if not np.isnan(value)
-    }
+    numbers = {name: clamp_cut_time(value) for name, value in floats.items() if not np.isnan(value)}
     texts = {name: value for name, value in row.items() if isinstance(value, str) and value}
-    given: dict[str, Any] = texts | numbers
-    place = given.pop("uri")
+    columns: dict[str, Any] = texts | numbers
+    place = columns.pop("uri")
     uri = place if is_storage_url(place) else os.path.abspath(folder / place)
-    return Clip(uri=uri, place=place, **given)
+    return Clip(uri=uri, place=place, **columns)
 
 
-def _clamp_cut_time(seconds: float) -> float:
+def clamp_cut_time(seconds: float) -> float:
     """The time of a cut, at most `_MAX_CUT_TIME_S` before or after the first frame."""
     return min(max(seconds, -_MAX_CUT_TIME_S), _MAX_CUT_TIME_S)

@@ -1,7 +1,8 @@
-"""What of a data set can be tried again, and how it becomes a round (rounds.py).
+"""Finds what `quiver retry` can try again in a dataset, and plans a round of it
+(pipeline/dataset/rounds.py).
 
-Only what failed for a reason that may have been the machine's: a video that was rejected, or is
-damaged, stays so. What fails again for such a reason can be tried again in the next round.
+Only what failed for a reason that may have been the machine's is tried again: a video that was
+rejected or is damaged stays so. What fails again for such a reason can be tried in the next round.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,8 @@ from pipeline.dataset.finalize import iter_shard_rows
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.rounds import EarlierFates, shard_label
 from pipeline.extract.config import PlanConfig
-from pipeline.extract.plan import PlannedClip, plan_round
+from pipeline.extract.plan import plan_round
+from pipeline.extract.plan_clip import PlannedClip
 from schemas.outcome import ENVIRONMENTAL_REASONS, is_environmental
 from schemas.records import PLAN_SCHEMA, PlanRow
 from schemas.shard_record import FATE_COLUMNS, RecordRow
@@ -35,7 +37,7 @@ class RetryableRows(NamedTuple):
 
 
 def find_retryable(dataset: Dataset) -> RetryableRows:
-    """Finds what can be tried again in a data set whose shards are all committed.
+    """Finds what can be tried again in a dataset whose shards are all committed.
 
     Raises ValueError if shards are left to build, DamagedShard or DamagedPlan for a file that is
     not the one recorded.
@@ -56,12 +58,12 @@ def unbuilt_shards(dataset: Dataset) -> dict[str, list[PlanRow]]:
     """
     rounds = dataset.rounds()
     shards: dict[str, list[PlanRow]] = {}
-    for row in (row for retried in rounds for row in retried.rows):
+    for row in (row for retry_round in rounds for row in retry_round.rows):
         if row.key:
             shards.setdefault(str(row.shard), []).append(row)
-    settled = EarlierFates(rounds)
+    fates = EarlierFates(rounds)
     unbuilt = {name: rows for name, rows in shards.items() if not dataset.is_committed(name)}
-    return {name: settled.add_fates(rows) for name, rows in unbuilt.items()}
+    return {name: fates.add_fates(rows) for name, rows in unbuilt.items()}
 
 
 def begin_round(
@@ -70,22 +72,22 @@ def begin_round(
     probed: Iterable[PlannedClip],
     config: PlanConfig,
 ) -> int:
-    """Adds a round of these windows of the manifest, and of the clips of which it is decided now
-    what they are; returns the number of its rows. Without any, nothing is written.
+    """Adds a round of these windows of the manifest, and of the clips whose outcome is decided now;
+    returns the number of its rows. If there are none, nothing is written.
 
     `probed` are the rows_to_probe after `retry_clip`. What fails again for an environmental reason
-    is left out, a window if its video does: a round stays for good, and one that changes nothing is
-    not begun.
+    is left out, and so are the windows of such a video: a round stays for good, and one that
+    changes nothing is not begun.
     """
     windows, probed = list(windows), list(probed)
     failed = [planned for planned in probed if planned.reason in ENVIRONMENTAL_REASONS]
     unreadable = {planned.clip.uri for planned in failed}
     videos = {(row.clip_id, row.uri) for row in windows}
-    again = [_make_retry_row(row) for row in windows if row.uri not in unreadable]
-    barren = [planned for planned in probed if (planned.retried, planned.clip.uri) not in videos]
-    decided = [planned for planned in barren if planned.reason not in ENVIRONMENTAL_REASONS]
+    retried = [_make_retry_row(row) for row in windows if row.uri not in unreadable]
+    clips = [planned for planned in probed if (planned.retried, planned.clip.uri) not in videos]
+    decided = [planned for planned in clips if planned.reason not in ENVIRONMENTAL_REASONS]
     label = shard_label(len(dataset.rounds()) + 1)
-    rows = plan_round(decided, again, dataset.stream_plan(), label, config)
+    rows = plan_round(decided, retried, dataset.stream_plan(), label, config)
     if rows:
         dataset.add_round(rows)
     return len(rows)

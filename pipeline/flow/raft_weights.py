@@ -212,11 +212,11 @@ def _fill_network(network: nn.Module, state: dict[str, Tensor], path: Path, flow
         state = _rename_to_torchvision(state)
     expected = {name: value.shape for name, value in network.state_dict().items()}
     shapes = {name: value.shape for name, value in state.items()}
-    wrong = sorted({name for name, _ in expected.items() ^ shapes.items()})
-    if wrong:
+    mismatches = sorted({name for name, _ in expected.items() ^ shapes.items()})
+    if mismatches:
         raise ValueError(
-            f"{path} holds no weights of {flow}: {len(wrong)} tensors are missing, unknown or of "
-            f"another shape, {wrong[0]} for one; "
+            f"{path} holds no weights of {flow}: {len(mismatches)} tensors are missing, unknown or "
+            f"of another shape, {mismatches[0]} for one; "
             "expected torchvision's layout or that of RAFT's authors"
         )
     network.load_state_dict(state, strict=True)

@@ -100,10 +100,10 @@ def motion_edges(truth: Flow, valid: _Mask) -> _Mask:
     """
     edges = np.zeros_like(valid)
     for down, across in ((1, 0), (0, 1)):
-        here = slice(-down or None), slice(-across or None)
-        beside = slice(down, None), slice(across, None)
-        step = modulus(*(truth[:, *beside] - truth[:, *here]))
-        edges[here] |= (step > EDGE_STEP_PX) & valid[here] & valid[beside]
+        pixels = slice(-down or None), slice(-across or None)
+        neighbors = slice(down, None), slice(across, None)
+        step = modulus(*(truth[:, *neighbors] - truth[:, *pixels]))
+        edges[pixels] |= (step > EDGE_STEP_PX) & valid[pixels] & valid[neighbors]
     return edges
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from pipeline.flow_benchmark import metrics, summary
 from pipeline.flow_benchmark.run import FPS, FREQUENCIES, Case, Flow, FlowCard
 from pipeline.images import draw
-from pipeline.report import figures
+from pipeline.report import charts
 from pipeline.report.layout import fit_to_width, render_template, webp_uri
 from schemas.run_contract import flatten
 
@@ -97,7 +97,7 @@ def _estimator_table(
 def _draw_figures(card: FlowCard, names: Sequence[str]) -> dict[str, Markup]:
     """The figures for which there are numbers."""
     learned = [name for name in names if summary.is_learned(name)]
-    drawn = {}
+    plots = {}
     sizes = [f"{fine:g} to {coarse:g}" for fine, coarse in pairwise(metrics.OCTAVE_SIGMAS_PX)]
     for part, results in (("known", card.known), ("scenes", card.scenes)):
         if results:
@@ -105,36 +105,41 @@ def _draw_figures(card: FlowCard, names: Sequence[str]) -> dict[str, Markup]:
                 name: [_mean_detail_kept(results, name, i) for i in range(len(sizes))]
                 for name in names
             }
-            drawn[part] = figures.plot_estimators(
+            plots[part] = charts.plot_estimators(
                 f"details-{part}",
                 range(len(sizes)),
                 lines,
                 learned,
-                label="size of detail, px",
-                other="kept, % of the truth's",
+                x_label="size of detail, px",
+                y_label="kept, % of the truth's",
                 ticks=sizes,
             )
     if card.scenes:
         hz = [k * FPS / card.protocol["scenes"]["frames"] for k in range(1, FREQUENCIES)]
         errors = {name: _mean_bands(card.scenes, name, "error_px") for name in names}
         errors["truth"] = _mean_bands(card.scenes, names[0], "truth_px")
-        drawn["bands"] = figures.plot_estimators(
+        plots["bands"] = charts.plot_estimators(
             "bands",
             hz,
             errors,
             learned,
-            label="frequency, Hz",
-            other="error of the amplitude, px",
+            x_label="frequency, Hz",
+            y_label="error of the amplitude, px",
             log=True,
         )
         gains = {
             name: [value and 100 * value for value in _mean_bands(card.scenes, name, "kept")]
             for name in names
         }
-        drawn["gains"] = figures.plot_estimators(
-            "gains", hz, gains, learned, label="frequency, Hz", other="found, % of the truth's sway"
+        plots["gains"] = charts.plot_estimators(
+            "gains",
+            hz,
+            gains,
+            learned,
+            x_label="frequency, Hz",
+            y_label="found, % of the truth's sway",
         )
-    return drawn
+    return plots
 
 
 def _mean_detail_kept(part: summary.Results, name: str, octave: int) -> float | None:

@@ -8,12 +8,7 @@ from typing import Any
 
 from pipeline.flow.config import FlowConfig
 from pipeline.flow_benchmark.metrics import OCTAVE_SIGMAS_PX
-from pipeline.flow_benchmark.run import (
-    FlowCard,
-    FlowErrors,
-    MeasureComparison,
-    SmoothingComparison,
-)
+from pipeline.flow_benchmark.run import FlowCard, FlowErrors, MeasureComparison, SmoothingComparison
 from pipeline.synthetic.render import WORKING_SIZE
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -55,8 +50,8 @@ def seconds_per_pair(card: FlowCard, name: str) -> float | None:
 def _best_estimator(part: Results, measure: str, names: Sequence[str]) -> str | None:
     """The estimator with the least mean of a measure, among `names`; None if none has it."""
     means = {name: mean_over_cases(part, name, measure) for name in names} if part else {}
-    known = {name: mean for name, mean in means.items() if mean is not None}
-    return min(known, key=lambda name: known[name], default=None)
+    means = {name: mean for name, mean in means.items() if mean is not None}
+    return min(means, key=lambda name: means[name], default=None)
 
 
 def compare_smoothing(
@@ -140,22 +135,22 @@ def smoothing_sentences(card: FlowCard) -> list[str]:
 
 def smoothing_sentence(entry: SmoothingComparison) -> str:
     """A sentence about one learned estimator beside a classical one, on one part."""
-    n = entry.cases
-    kept, amount, blur, steep = (entry.measures[measure] for measure in _SMOOTHER_SIGNS)
-    if kept.smoother <= n / 2:
+    cases = entry.cases
+    share, amount, blur, steepness = (entry.measures[measure] for measure in _SMOOTHER_SIGNS)
+    if share.smoother <= cases / 2:
         verdict = "does not smooth more than"
-    elif amount.smoother <= n / 2:
+    elif amount.smoother <= cases / 2:
         verdict = "finds less detail but is not smoother than"
     else:
         verdict = "smooths more than"
     return (
         f"On the {_PART_TITLES[entry.part]} {entry.learned} {verdict} {entry.classical}: "
-        f"of details of {_DETAIL_SIZES} px it finds {100 * kept.learned:.0f} % "
-        f"against {100 * kept.classical:.0f} % (less in {kept.smoother} of {n}), "
+        f"of details of {_DETAIL_SIZES} px it finds {100 * share.learned:.0f} % "
+        f"against {100 * share.classical:.0f} % (less in {share.smoother} of {cases}), "
         f"has {100 * amount.learned:.0f} % as much, right or wrong, "
-        f"against {100 * amount.classical:.0f} % (less in {amount.smoother} of {n}); "
+        f"against {100 * amount.classical:.0f} % (less in {amount.smoother} of {cases}); "
         f"motion edges are blurred like by a Gaussian of {blur.learned:.1f} px "
-        f"against {blur.classical:.1f} (more in {blur.smoother} of {n}), "
-        f"and the error near them is {steep.learned:.1f} times that inside "
-        f"against {steep.classical:.1f}."
+        f"against {blur.classical:.1f} (more in {blur.smoother} of {cases}), "
+        f"and the error near them is {steepness.learned:.1f} times that inside "
+        f"against {steepness.classical:.1f}."
     )

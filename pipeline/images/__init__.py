@@ -2,7 +2,8 @@
 
     photo.py    reads a photograph of any common format as sRGB, and crops it
     draw.py     draws motion and other maps as pictures, and lays pictures out
-    encode.py   encodes frames as mp4, webm, gif, webp or png
+    film.py     encodes films as mp4 (H.264) or webm (VP9)
+    encode.py   encodes frames as a file of any kind: mp4, webm, gif, webp or png
 
-Import from the modules: encode.py needs av.
+Import from the modules: film.py needs av.
 """

@@ -1,16 +1,18 @@
 """Verify, repair and watch a dataset.
 
-verify    READ FIRST: every fault of a dataset, with its remedy
-repair    the steps that put faults right
-status    how far a dataset is, without reading a shard
+verify         READ FIRST: every fault of a dataset, with its remedy
+verify_shard   the faults of one shard
+faults         a fault, and the remedies
+repair         the steps that put faults right
+status         how far a dataset is, without reading a shard
 """
 
 from importlib import import_module
 from typing import Any
 
 _MODULES = {
-    "Fault": "pipeline.maintain.verify",
-    "Remedy": "pipeline.maintain.verify",
+    "Fault": "pipeline.maintain.faults",
+    "Remedy": "pipeline.maintain.faults",
     "VerifyReport": "pipeline.maintain.verify",
     "read_status": "pipeline.maintain.status",
 }

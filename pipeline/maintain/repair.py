@@ -39,15 +39,17 @@ def rows_to_rebuild(dataset: Dataset, names: set[str]) -> RowsByShard:
 
 
 def keep_failures(dataset: Dataset, shard: str, rows: list[PlanRow]) -> list[PlanRow]:
-    """Settles the rows of windows that failed for an environmental reason by the shard's record, if
-    it can be read.
+    """Returns the rows with the failures that the shard's record, if it can be read, has for an
+    environmental reason as their `known_result`.
     """
     try:
         recorded = dataset.read_record(shard).rows
     except OSError:
         return rows
     failed = {row.key: row for row in recorded if is_environmental(row.outcome, row.reason)}
-    return [replace(row, settled=failed.get(row.window().key, row.settled)) for row in rows]
+    return [
+        replace(row, known_result=failed.get(row.window().key, row.known_result)) for row in rows
+    ]
 
 
 def move_aside(dataset: Dataset, path: str) -> Path:

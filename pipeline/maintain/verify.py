@@ -2,8 +2,7 @@
 
     _check_contract     run.json and the plan, without which nothing else can be judged
     _check_rounds       the rounds of `quiver retry`
-    _check_shard        one shard: its record, every sample of its tar, and its histogram, which is
-                        counted again in the same pass
+    verify_shard        one shard: its record, its tar and its histogram (verify_shard.py)
     _unexpected_files   files that do not belong to the plan, and temporary files
     _check_derived      the derived files, which are built again elsewhere and compared; the same
                         for those of the views (_check_views)
@@ -12,26 +11,21 @@ A shard without a record is no fault but work that is left, until the dataset is
 """
 
 import filecmp
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import StrEnum
-from itertools import groupby, zip_longest
+from itertools import chain, groupby, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Int64
 
 from pipeline.atomic_files import TEMPORARY_NAME
-from pipeline.dataset import histogram, views
+from pipeline.dataset import views
 from pipeline.dataset.finalize import DERIVED_FILES, ROW_GROUP, finalize
 from pipeline.dataset.folder import (
     NEW_FOLDER_ADVICE,
-    REMOVED_FOLDER,
     RESTORE_ADVICE,
     DamagedPlan,
     DamagedShard,
@@ -39,42 +33,10 @@ from pipeline.dataset.folder import (
 )
 from pipeline.dataset.open import DatasetView, file_sha256
 from pipeline.dataset.rounds import DamagedRound, read_rounds, round_number, round_of_shard
-from pipeline.dataset.shards import scan_end, scan_samples
-from schemas.records import PlanRow
-from schemas.run_contract import RunContract
-from schemas.sample import Sample
+from pipeline.maintain.faults import Fault, Remedy
+from pipeline.maintain.verify_shard import PlannedShard, verify_shard
 from schemas.seal import open_seal
-from schemas.shard_record import MEMBER_COLUMNS, ShardRecord
-
-_CHECKED_COLUMNS = ("key", "split", "start_frame", "start_time_s")
-"""Columns of the plan with which the metadata of a sample must agree, beside the clip."""
-
-
-class Remedy(StrEnum):
-    """What repairs a fault."""
-
-    NEW_FOLDER = "extract again into a new folder"
-    PUT_BACK = "put the file back from a copy"
-    REBUILD = "repair builds the shard again"
-    RECOUNT = "repair counts it again"
-    MOVE = f"repair moves it to {REMOVED_FOLDER}"
-    MOVE_VIEW = f"repair moves all of the view to {REMOVED_FOLDER}, refilter makes it again"
-    REMOVE = "repair removes it"
-    FINALIZE = "finalize writes it again"
-
-
-class Fault(NamedTuple):
-    """Something that is wrong with a file."""
-
-    path: str
-    """The path of the file within the dataset's folder."""
-    what: str
-    """What is wrong, to be read after the path."""
-    remedy: Remedy
-    shard: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.what}"
+from schemas.shard_record import ShardRecord
 
 
 class VerifyReport(NamedTuple):
@@ -89,25 +51,16 @@ class VerifyReport(NamedTuple):
     """Whether the derived files were compared."""
 
 
-class PlannedShard(NamedTuple):
-    """A shard to check, in any process."""
-
-    root: str
-    shard: str
-    rows: list[PlanRow]
-    """Its rows of the plan, in order."""
-
-
 ShardMap = Callable[
     [Callable[[PlannedShard], list[Fault]], Sequence[PlannedShard]], Iterable[list[Fault]]
 ]
 """Applies a function to each item, in any order and process."""
 
 
-def verify(dataset: Dataset, map_shards: ShardMap = map, alone: bool = True) -> VerifyReport:
+def verify(dataset: Dataset, map_shards: ShardMap = map, is_idle: bool = True) -> VerifyReport:
     """Reads every file of a dataset once, with the names of the plan and one sample in memory.
 
-    alone: no run is writing to the folder, so that temporary files are faults. Raises ValueError
+    is_idle: no run is writing to the folder, so that temporary files are faults. Raises ValueError
     if the folder holds no dataset.
     """
     check_is_dataset(dataset)
@@ -116,25 +69,25 @@ def verify(dataset: Dataset, map_shards: ShardMap = map, alone: bool = True) -> 
     planned = list(_iter_planned_shards(dataset))
     unbuilt = [item.shard for item in planned if not dataset.is_committed(item.shard)]
     is_finished = any((dataset.root / name).exists() for name in DERIVED_FILES)
-    finished = _finished_shards(dataset, planned) if is_finished and alone else set()
-    lost = [shard for shard in unbuilt if shard in finished]
+    finished = _finished_shards(dataset, planned) if is_finished and is_idle else set()
+    missing = [shard for shard in unbuilt if shard in finished]
     problem = "is gone, and the dataset was finished"
-    faults = [Fault(f"records/{shard}.json", problem, Remedy.REBUILD, shard) for shard in lost]
+    faults = [Fault(f"records/{shard}.json", problem, Remedy.REBUILD, shard) for shard in missing]
     committed = [item for item in planned if dataset.is_committed(item.shard)]
-    shard_faults = [fault for found in map_shards(_check_shard, committed) for fault in found]
+    shard_faults = chain.from_iterable(map_shards(verify_shard, committed))
     faults += sorted(shard_faults, key=lambda fault: fault.path)
     faults += _unexpected_files(
         dataset,
         [item.shard for item in planned],
-        check_temporary=alone and (is_finished or not unbuilt),
+        check_temporary=is_idle and (is_finished or not unbuilt),
     )
     derived_faults = None
-    if alone and not unbuilt and not any(f.path.startswith("records/") for f in faults):
+    if is_idle and not unbuilt and not any(f.path.startswith("records/") for f in faults):
         derived_faults = _check_derived(dataset, has_faults=bool(faults))
     return VerifyReport(
         faults + (derived_faults or []),
         len(planned),
-        [shard for shard in unbuilt if shard not in lost],
+        [shard for shard in unbuilt if shard not in missing],
         derived_faults is not None,
     )
 
@@ -143,12 +96,14 @@ def _finished_shards(dataset: Dataset, planned: Sequence[PlannedShard]) -> set[s
     """Returns the shards with which the dataset was finished. Those of a round that is not finished
     yet are only left to build.
     """
-    retried = {row.shard for retry in dataset.rounds() for row in retry.rows if row.key}
+    retry_shards = {row.shard for retry in dataset.rounds() for row in retry.rows if row.key}
     try:
         indexed = set(json.loads(dataset.index.read_bytes())["shards"])
     except (KeyError, TypeError, ValueError, OSError, RecursionError):
         indexed = set()
-    return {item.shard for item in planned if item.shard not in retried or item.shard in indexed}
+    return {
+        item.shard for item in planned if item.shard not in retry_shards or item.shard in indexed
+    }
 
 
 def _check_rounds(dataset: Dataset) -> list[Fault]:
@@ -183,7 +138,7 @@ def _later_files(dataset: Dataset, name: str) -> list[str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Returns what a folder holds, sorted; nothing if it is missing."""
+    """Returns the files of a folder, sorted; none if it is missing."""
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
@@ -225,111 +180,6 @@ def _iter_planned_shards(dataset: Dataset) -> Iterator[PlannedShard]:
     for shard, rows in groupby(dataset.stream_plan(), key=lambda row: row.shard):
         if shard:
             yield PlannedShard(str(dataset.root), shard, list(rows))
-
-
-def _check_shard(planned: PlannedShard) -> list[Fault]:
-    """Returns every fault of one committed shard."""
-    dataset, shard = Dataset(planned.root), planned.shard
-    contract = dataset.contract()
-    record_name, tar_name = f"records/{shard}.json", f"shards/{shard}.tar"
-    try:
-        record = ShardRecord.load(dataset.record_path(shard).read_bytes())
-        _check_record(record, planned, dataset.run_digest())
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        return [Fault(record_name, str(error), Remedy.REBUILD, shard)]
-    except OSError as error:
-        return [Fault(record_name, f"cannot be read: {error.strerror}", Remedy.REBUILD, shard)]
-    if record.tar is None and dataset.tar_path(shard).exists():
-        return [Fault(tar_name, "its record names no tar: no window was kept", Remedy.MOVE)]
-    counts = np.zeros((contract.config["frequencies"], 2, histogram.BINS), np.int64)
-    problems = _check_tar(planned, record, contract, counts)
-    faults = [Fault(tar_name, problem, Remedy.REBUILD, shard) for problem in problems]
-    return faults + list(_check_histogram(dataset, shard, record, None if problems else counts))
-
-
-def _check_record(record: ShardRecord, planned: PlannedShard, run: str) -> None:
-    """Raises ValueError unless the record is of this run and this shard, and holds exactly the
-    planned windows.
-    """
-    record.check_owner(planned.shard, run)
-    if [row.key for row in record.rows] != [row.key for row in planned.rows]:
-        raise ValueError("does not hold the windows of the plan, in its order")
-    kept = record.kept_members()
-    values = [members.get(column) for members in kept.values() for column in MEMBER_COLUMNS]
-    if bool(kept) != bool(record.tar) or not all(
-        isinstance(value, int) and value >= 0 for value in values
-    ):
-        raise ValueError("keeps windows and does not say where they are, and what their bytes are")
-
-
-def _check_tar(
-    planned: PlannedShard,
-    record: ShardRecord,
-    contract: RunContract,
-    counts: Int64[np.ndarray, "freq 2 bins"],
-) -> list[str]:
-    """Returns what is wrong with the shard's tar, and adds its sound samples to `counts`."""
-    if record.tar is None:
-        return []
-    rows, digest, problems = {row.key: row for row in planned.rows}, hashlib.sha256(), []
-    try:
-        with open(Dataset(planned.root).tar_path(planned.shard), "rb") as file:
-            for key, sample, sample_faults in scan_samples(file, record.kept_members(), digest):
-                problems += sample_faults
-                if sample is None:
-                    continue
-                if metadata_faults := _check_metadata(rows[key], sample, contract):
-                    problems += metadata_faults
-                else:
-                    histogram.add_sample(sample, counts)
-            problems += scan_end(file, digest)
-    except FileNotFoundError:
-        return ["is gone"]
-    except OSError as error:
-        return [*problems, f"cannot be read: {error.strerror}"]
-    if not problems and digest.hexdigest() != record.tar.sha256:
-        return [f"has sha256 {digest.hexdigest()}, expected {record.tar.sha256}"]
-    return problems
-
-
-def _check_metadata(row: PlanRow, sample: Sample, contract: RunContract) -> list[str]:
-    """Returns each difference between the metadata and shape of a sample, and the plan and run."""
-    (width, height), frequencies = contract.config["size"], contract.config["frequencies"]
-    clip = sample.meta.get("clip")
-    metadata = sample.meta | {"clip": clip.get("clip_id") if isinstance(clip, dict) else clip}
-    expected = {name: getattr(row, name) for name in _CHECKED_COLUMNS}
-    expected |= {"clip": row.clip_id, "size": [width, height]}
-    differences = [
-        f"{name} {sample.meta.get(name)!r}, expected {value!r}"
-        for name, value in expected.items()
-        if metadata.get(name) != value
-    ]
-    shape = (frequencies, 4, height, width)
-    if sample.spectrum.shape != shape:
-        differences.append(f"a spectrum of {list(sample.spectrum.shape)}, expected {list(shape)}")
-    return [f"sample {row.key} has {difference}" for difference in differences]
-
-
-def _check_histogram(
-    dataset: Dataset, shard: str, record: ShardRecord, counts: np.ndarray | None
-) -> Iterator[Fault]:
-    """Yields what is wrong with the shard's histogram; `counts` are those of its samples, or None
-    if a sample is damaged.
-    """
-    path = dataset.histogram_path(shard)
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        digest = None
-    if digest != record.histogram:
-        problem = "is not the histogram that was recorded" if path.is_file() else "is gone"
-        yield Fault(f"histograms/{shard}.safetensors", problem, Remedy.RECOUNT, shard)
-    if counts is None:
-        return
-    digest = hashlib.sha256(histogram.encode(counts)).hexdigest()
-    if (digest, int(counts.sum())) != (record.histogram, record.values):
-        problem = "does not name the histogram of its samples"
-        yield Fault(f"records/{shard}.json", problem, Remedy.REBUILD, shard)
 
 
 def _unexpected_files(

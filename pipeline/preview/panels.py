@@ -150,13 +150,13 @@ def _draw_slices(
 ) -> _Panel:
     """X-t slices of the moved start frame and of the real frames."""
     row = draw.busiest_row(reconstruction.motion)
-    moved = _enlarge(draw.slice_xt(reconstruction.frames(magnify), row))
+    warped = _enlarge(draw.slice_xt(reconstruction.frames(magnify), row))
     try:
         real = _enlarge(draw.slice_xt(reconstruction.real_frames(), row))
     except Quarantined as error:
-        real = _draw_missing(error, moved.shape, report_missing)
+        real = _draw_missing(error, warped.shape, report_missing)
     return stack_horizontally(
-        [moved, real],
+        [warped, real],
         [
             f"X-t slice of the start frame moved{_magnify_caption(magnify)}",
             "X-t slice of the real frames; time runs down",

@@ -167,18 +167,18 @@ def _find_kept_row(selection: DatasetView, key: str) -> ManifestRow:
 def find_most_moving_key(selection: DatasetView) -> str:
     """The key of the kept window with the most motion. Raises ValueError if no window is kept."""
     columns = ["mean_motion_px", "key"]
-    kept = read_manifest_table(selection, columns=columns, filters=_KEPT).to_pylist()
-    if not kept:
+    rows = read_manifest_table(selection, columns=columns, filters=_KEPT).to_pylist()
+    if not rows:
         raise ValueError(f"{selection} keeps no window, expected at least 1")
-    return max(kept, key=lambda row: (row["mean_motion_px"], row["key"]))["key"]
+    return max(rows, key=lambda row: (row["mean_motion_px"], row["key"]))["key"]
 
 
-def _format_example_keys(kept: Sequence[str]) -> str:
+def _format_example_keys(keys: Sequence[str]) -> str:
     """Names some of the keys, spread over all."""
-    if not kept:
+    if not keys:
         return "no window of this dataset was kept"
-    examples = {kept[i * len(kept) // _EXAMPLE_KEY_COUNT] for i in range(_EXAMPLE_KEY_COUNT)}
-    return f"expected one of {len(kept)} that are kept, such as {', '.join(sorted(examples))}"
+    examples = {keys[i * len(keys) // _EXAMPLE_KEY_COUNT] for i in range(_EXAMPLE_KEY_COUNT)}
+    return f"expected one of {len(keys)} that are kept, such as {', '.join(sorted(examples))}"
 
 
 def read_manifest(selection: DatasetView, filters: Any) -> list[ManifestRow]:

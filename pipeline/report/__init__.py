@@ -4,7 +4,9 @@
     sections.py   the values of each section of the page
     queries.py    reads manifests, chosen records and samples, and the log of a run
     stats.py      computes the numbers behind the figures from arrays
-    figures.py    draws figures as SVG, one function per figure
+    canvas.py     the style, axes and SVG of every figure
+    figures.py    draws the figures of the report, one function per figure
+    charts.py     draws the figures of evaluations and benchmarks
     gallery.py    turns samples into still and moving pictures
     labels.py     texts for measures and reasons, and formats of numbers
     layout.py     templates and building blocks that pages of other packages share

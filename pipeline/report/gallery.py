@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64, UInt8
 from pipeline.dataset.open import DatasetView
 from pipeline.dataset.shards import read_sample
 from pipeline.images import draw
-from pipeline.images.encode import encode_h264, pad_to_even, time_frames
+from pipeline.images.film import encode_h264, pad_to_even, time_frames
 from pipeline.preview.reconstruct import Reconstruction, read_settings, reconstruct_sample
 from pipeline.report import queries
 from pipeline.report.layout import data_uri, fit_to_width, webp_uri
@@ -55,19 +55,19 @@ def choose_windows(
         reasons.append((kept.slice(index, 1).to_pylist()[0], label))
     largest = averaged.slice(int(error.argmax()), 1).to_pylist()[0]
     reasons.append((largest, "largest error at this K"))
-    chosen: dict[tuple[int, str], dict] = {}
+    windows: dict[tuple[int, str], dict] = {}
     for row, label in reasons:
-        chosen.setdefault((row["set"], row["key"]), row | dict(why=[]))["why"].append(label)
-    return list(chosen.values())
+        windows.setdefault((row["set"], row["key"]), row | dict(why=[]))["why"].append(label)
+    return list(windows.values())
 
 
 def build_cards(
-    selections: Sequence[DatasetView], chosen: Sequence[dict], hz: Sequence[float]
+    selections: Sequence[DatasetView], rows: Sequence[dict], hz: Sequence[float]
 ) -> list[dict[str, Any]]:
     """A card for each chosen row, with the amplitudes of the frequencies `hz`."""
     return [
         _build_card(selections[row["set"]], row, hz)
-        for row in queries.read_full_rows(selections, chosen)
+        for row in queries.read_full_rows(selections, rows)
     ]
 
 
@@ -122,26 +122,30 @@ def _draw_moving_pictures(reconstruction: Reconstruction) -> dict[str, Any]:
     """
     height = len(reconstruction.sample.image)
     margin = height // 10  # what comes in at the edge is not sway
-    moved = [fit_to_width(frame) for frame in reconstruction.frames()]
+    reconstructed = [fit_to_width(frame) for frame in reconstruction.frames()]
     row = margin + draw.busiest_row(reconstruction.motion[:, :, margin : height - margin])
-    slice_row = min(row * len(moved[0]) // height, len(moved[0]) - 1)
+    slice_row = min(row * len(reconstructed[0]) // height, len(reconstructed[0]) - 1)
     try:
         real = [fit_to_width(frame) for frame in reconstruction.real_frames()]
         no_real = None
     except Quarantined as error:
         real, no_real = [], error.detail
-    video = moved
+    video = reconstructed
     if real:
-        gap = np.zeros((len(moved[0]), _GAP_PX, 3), np.uint8)
-        video = [np.hstack([left, gap, right]) for left, right in zip(real, moved, strict=True)]
+        gap = np.zeros((len(reconstructed[0]), _GAP_PX, 3), np.uint8)
+        video = [
+            np.hstack([left, gap, right]) for left, right in zip(real, reconstructed, strict=True)
+        ]
     fps = reconstruction.settings.plan.fps
     return dict(
         video=mp4_uri(video, fps),
         poster=webp_uri(video[0]),
-        slices=[webp_uri(draw.slice_xt(frames, slice_row)) for frames in (real, moved) if frames],
+        slices=[
+            webp_uri(draw.slice_xt(frames, slice_row)) for frames in (real, reconstructed) if frames
+        ],
         no_real=no_real,
         line=(row + 0.5) / height,
-        aspect=moved[0].shape[1] / len(moved[0]),
+        aspect=reconstructed[0].shape[1] / len(reconstructed[0]),
     )
 
 

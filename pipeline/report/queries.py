@@ -122,23 +122,23 @@ def draw_varied_windows(table: pa.Table, count: int) -> list[dict[str, Any]]:
     """At most `count` windows, drawn as `draw_windows` does, of different clips as long as there
     are any.
     """
-    drawn = draw_windows(table, 50 * count).to_pylist()
+    windows = draw_windows(table, 50 * count).to_pylist()
     windows_of_clip = Counter[tuple[int, str]]()
     turns = []  # how many windows of its clip were drawn before each window
-    for row in drawn:
+    for row in windows:
         clip = (row["set"], row["clip_id"])
         turns.append(windows_of_clip[clip])
         windows_of_clip[clip] += 1
-    return [drawn[i] for i in sorted(range(len(drawn)), key=turns.__getitem__)[:count]]
+    return [windows[i] for i in sorted(range(len(windows)), key=turns.__getitem__)[:count]]
 
 
 def read_powers(
-    selections: Sequence[DatasetView], chosen: pa.Table
+    selections: Sequence[DatasetView], table: pa.Table
 ) -> Float64[np.ndarray, "windows 2 all_freq"]:
     """Power of x and y of the chosen windows, px^2, in their order. Only one row group of a
     manifest is in memory at a time.
     """
-    windows = list(zip(chosen["set"].to_pylist(), chosen["key"].to_pylist(), strict=True))
+    windows = list(zip(table["set"].to_pylist(), table["key"].to_pylist(), strict=True))
     powers = {
         window: [row["power_x"], row["power_y"]]
         for window, row in _look_up_rows(selections, windows, ["key", "power_x", "power_y"])
@@ -146,14 +146,12 @@ def read_powers(
     return np.array([powers[window] for window in windows], np.float64)
 
 
-def read_full_rows(
-    selections: Sequence[DatasetView], chosen: Sequence[dict]
-) -> list[dict[str, Any]]:
+def read_full_rows(selections: Sequence[DatasetView], rows: Sequence[dict]) -> list[dict[str, Any]]:
     """The chosen rows with every column of their tables but the powers."""
     columns = [name for name in MANIFEST_SCHEMA.names if not name.startswith("power_")]
-    windows = [(row["set"], row["key"]) for row in chosen]
+    windows = [(row["set"], row["key"]) for row in rows]
     full_rows = dict(_look_up_rows(selections, windows, columns))
-    return [row | full_rows[window] for row, window in zip(chosen, windows, strict=True)]
+    return [row | full_rows[window] for row, window in zip(rows, windows, strict=True)]
 
 
 def _look_up_rows(
@@ -179,18 +177,20 @@ def read_quarantined(selections: Sequence[DatasetView], max_rows: int) -> list[d
 
 
 def read_strips(
-    selections: Sequence[DatasetView], chosen: Sequence[dict]
+    selections: Sequence[DatasetView], rows: Sequence[dict]
 ) -> dict[tuple[int, str], str]:
     """The stored pictures of rejected windows as data URIs, by window (dataset, key): "" if they
     are damaged, no entry if there are none. Reads each record only once.
     """
     strips: dict[tuple[int, str], str] = {}
-    for i, shard in sorted({(row["set"], row["shard"]) for row in chosen}):
-        stored = selections[i].dataset.read_record(shard).strips
-        for row in chosen:
+    for i, shard in sorted({(row["set"], row["shard"]) for row in rows}):
+        strips_by_key = selections[i].dataset.read_record(shard).strips
+        for row in rows:
             key = row["key"]
-            if (row["set"], row["shard"]) == (i, shard) and key in stored:
-                strips[i, key] = _JPEG_URI_PREFIX + stored[key] if is_jpeg(stored[key]) else ""
+            if (row["set"], row["shard"]) == (i, shard) and key in strips_by_key:
+                strips[i, key] = (
+                    _JPEG_URI_PREFIX + strips_by_key[key] if is_jpeg(strips_by_key[key]) else ""
+                )
     return strips
 
 

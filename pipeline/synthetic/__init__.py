@@ -2,8 +2,9 @@
 ground truth of tests.
 
     render.py   what a scene is, its frames, its true motion, and its video and truth files
-    scenes.py   SCENES: reeds, plant, cloth, lantern and ripples, and the tools to paint them
+    paint.py    canvases, noise, blades and foliage: the tools that paint a scene
+    scenes.py   SCENES: reeds, plant, cloth, lantern and ripples
     clips.py    RECIPES: the clips of `quiver make-clips`, good ones and some to be rejected
 
-Import from the modules: scenes.py paints coordinates at import, and needs scipy.
+Import from the modules: paint.py computes coordinates at import, and scenes.py needs scipy.
 """

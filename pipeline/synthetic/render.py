@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from scipy.interpolate import make_interp_spline
 from threadpoolctl import threadpool_limits
 
-from pipeline.images.encode import TICKS_PER_SECOND, TimedFrame, write_h264
+from pipeline.images.film import TICKS_PER_SECOND, TimedFrame, write_h264
 from pipeline.motion.spectrum import to_spectrum
 from schemas.sample import complex_to_channels
 

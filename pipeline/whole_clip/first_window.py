@@ -14,7 +14,8 @@ from pipeline.decode.pool import DecoderPool, shared_pool
 from pipeline.extract.build_shard import build_windows
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.list_clips import list_clips
-from pipeline.extract.plan import plan_clip, plan_rows, plan_windows, times_since_first
+from pipeline.extract.plan import plan_rows
+from pipeline.extract.plan_clip import plan_clip, plan_windows, times_since_first
 from pipeline.extract.timing import ShardTimer
 from pipeline.filters import PRESETS, judge
 from pipeline.flow.estimator import make_estimator

@@ -15,7 +15,8 @@ from pipeline.decode.pool import DecoderPool
 from pipeline.decode.readers import center_crop, cover_size
 from pipeline.extract.frame_stream import probe_planned_video
 from pipeline.extract.list_clips import VIDEO_SUFFIXES
-from pipeline.extract.plan import clip_from_row, hash_file, window_span
+from pipeline.extract.plan import clip_from_row
+from pipeline.extract.plan_clip import hash_file, window_span
 from pipeline.preview.reconstruct import WindowSettings
 from pipeline.whole_clip.first_window import display_size
 from schemas.arrays import Frames

@@ -149,7 +149,7 @@ def importing(name: str, layer: str = "") -> set[str]:
 def test_only_the_decoder_processes_code_opens_videos_with_decord():
     assert importing("decord") == {"pipeline/decode/decord_reader.py"}
     assert {path for path in importing("av") if not path.startswith("pipeline/decode/")} == {
-        "pipeline/images/encode.py"
+        "pipeline/images/film.py"
     }
 
 

@@ -34,7 +34,8 @@ from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, from_contract, to_contract
 from pipeline.extract.list_clips import list_clips
-from pipeline.extract.plan import keep_earlier_decisions, plan_rows, retry_clip
+from pipeline.extract.plan import keep_earlier_decisions, plan_rows
+from pipeline.extract.plan_clip import retry_clip
 from pipeline.extract.retry import begin_round, find_retryable, unbuilt_shards
 from pipeline.extract.timing import ShardTiming
 from pipeline.extract.versions import library_versions
@@ -77,14 +78,14 @@ def build_missing(
     dataset: Dataset, shards: dict[str, list[PlanRow]], config: BuildConfig, staging: Path | None
 ) -> None:
     """Those that are not committed, and then the derived files."""
-    settled = EarlierFates(dataset.rounds())
+    fates = EarlierFates(dataset.rounds())
     with RunProgress(sum(map(len, shards.values())), dataset.progress, dataset.token) as progress:
         for shard, rows in shards.items():
             results: list[Outcome | ShardTiming] = []
             if not dataset.is_committed(shard):
                 with (
                     build_session(dataset, shard),
-                    local_clip_rows(settled.add_fates(rows), staging) as here,
+                    local_clip_rows(fates.add_fates(rows), staging) as here,
                     suppress(AlreadyCommitted),
                 ):
                     results += build_shard(dataset, shard, here, config)

@@ -155,7 +155,7 @@ def test_no_mutation_is_read_silently(sound, tmp_path, record_property, capsys):
     root = damage.copy_dataset(sound, tmp_path)
     expected = {reader.__name__: read_all(reader, root) for reader in READERS}
     shutil.rmtree(root)
-    assert all(given and not refused for given, refused in expected.values())
+    assert all(reads and not refused for reads, refused in expected.values())
     refusals: Counter[str] = Counter()
     silent, noticed = [], 0
     for mutation in damage.make_random_mutations(damage.MUTATION_COUNT):
@@ -163,16 +163,18 @@ def test_no_mutation_is_read_silently(sound, tmp_path, record_property, capsys):
         mutation.apply(root)
         before = refusals.total()
         for reader in READERS:
-            given, refused = read_all(reader, root)
-            whole, _ = expected[reader.__name__]
+            reads, refused = read_all(reader, root)
+            sound_reads, _ = expected[reader.__name__]
             refusals[reader.__name__] += refused > 0
-            if not given.items() <= whole.items() or (len(given) < len(whole) and not refused):
+            if not reads.items() <= sound_reads.items() or (
+                len(reads) < len(sound_reads) and not refused
+            ):
                 silent.append((mutation.name, reader.__name__))
         noticed += refusals.total() > before
         shutil.rmtree(root)
     record_property("injections", damage.MUTATION_COUNT)
     with capsys.disabled():
         counts = ", ".join(f"{name} refused {number}" for name, number in sorted(refusals.items()))
-        found = f"{len(silent)} read silently; {noticed} noticed by a reader ({counts})"
-        print(f"\n{damage.MUTATION_COUNT} mutations of a data set: {found}")
+        summary = f"{len(silent)} read silently; {noticed} noticed by a reader ({counts})"
+        print(f"\n{damage.MUTATION_COUNT} mutations of a dataset: {summary}")
     assert not silent and all(refusals[reader.__name__] for reader in READERS)

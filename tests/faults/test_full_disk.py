@@ -15,7 +15,8 @@ import pytest
 
 from jobs.cli.errors import ExitCode
 from pipeline.dataset.folder import Dataset
-from pipeline.maintain.verify import Remedy, verify
+from pipeline.maintain.faults import Remedy
+from pipeline.maintain.verify import verify
 from tests.faults.injected import FaultCounter
 from tests.faults.reference import (
     FULL_COUNTS,

@@ -259,9 +259,9 @@ def test_a_tar(dataset, data):
         dataset.tar_path(SHARD),
         dataset.read_record(SHARD).kept_members(),
     )
-    whole = path.read_bytes()
-    at = data.draw(st.sampled_from([512 * i for i in range(len(whole) // 512)]))
-    new = whole[:at] + data.draw(changed(whole[at : at + 512])) + whole[at + 512 :]
+    original = path.read_bytes()
+    at = data.draw(st.sampled_from([512 * i for i in range(len(original) // 512)]))
+    new = original[:at] + data.draw(changed(original[at : at + 512])) + original[at + 512 :]
     truth = {
         key: sample.encode_sample(read_sample(path, key, members)) for key, members in rows.items()
     }
@@ -276,7 +276,7 @@ def test_a_tar(dataset, data):
             given = reads(lambda i=i, part=part: part(found[i]))
             assert given is None or given == true
         with bounded():
-            assert (new == whole) != bool(list(verify(dataset, map).faults))
+            assert (new == original) != bool(list(verify(dataset, map).faults))
 
 
 def first_members(dataset: Dataset) -> tuple[str, Mapping[str, int]]:
@@ -312,15 +312,15 @@ def test_the_header_of_a_motion_member(dataset, data):
     else may write one.
     """
     key, row = first_members(dataset)
-    whole = dataset.tar_path(SHARD).read_bytes()
+    original = dataset.tar_path(SHARD).read_bytes()
     begin = row["motion_offset"] + 8
-    length = int.from_bytes(whole[begin - 8 : begin], "little")
+    length = int.from_bytes(original[begin - 8 : begin], "little")
     header = data.draw(
-        other(json.loads(whole[begin : begin + length])).map(text)
-        | changed(whole[begin : begin + length])
+        other(json.loads(original[begin : begin + length])).map(text)
+        | changed(original[begin : begin + length])
     )[:length].ljust(length)
     rows = ShardIndex([DatasetView(dataset)], "train")
-    new = whole[:begin] + header + whole[begin + length :]
+    new = original[:begin] + header + original[begin + length :]
     member = new[row["motion_offset"] :][: row["motion_size"]]
     with replaced(dataset.tar_path(SHARD), new):
         for i in range(len(rows)):
@@ -420,9 +420,9 @@ def test_the_contract_and_the_index(dataset, data):
 @given(data=st.data())
 def test_the_manifest(dataset, data):
     """Other bytes, and other values in its columns."""
-    whole = dataset.manifest.read_bytes()
+    original = dataset.manifest.read_bytes()
     if data.draw(st.booleans()):
-        new = data.draw(changed(whole))
+        new = data.draw(changed(original))
     else:
         rows = pq.read_table(dataset.manifest).to_pylist()
         row, name = (
@@ -518,7 +518,7 @@ def test_a_checkpoint(checkpoint, data):
     name = data.draw(
         st.sampled_from(["config.json", "network.safetensors", "training.pt", "digests.json"])
     )
-    whole = (checkpoint / name).read_bytes()
+    original = (checkpoint / name).read_bytes()
     new = data.draw(
         (
             files
@@ -526,7 +526,7 @@ def test_a_checkpoint(checkpoint, data):
             else safetensors
             if name.endswith("safetensors")
             else changed
-        )(whole)
+        )(original)
     )
     digests = json.loads((checkpoint / "digests.json").read_bytes()) | {
         name: hashlib.sha256(new).hexdigest()

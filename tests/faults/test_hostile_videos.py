@@ -60,10 +60,10 @@ def growing(path: Path) -> Path:
                 stream = stream or file.add_stream_from_template(part.streams.video[0])
                 filters = av.BitStreamFilterContext("h264_mp4toannexb", part.streams.video[0])
                 for packet in [
-                    one
-                    for whole in part.demux(video=0)
-                    if whole.size
-                    for one in filters.filter(whole)
+                    packet
+                    for source in part.demux(video=0)
+                    if source.size
+                    for packet in filters.filter(source)
                 ]:
                     packet.pts = packet.dts = next(ticks)
                     packet.time_base, packet.stream = TIME_BASE, stream
@@ -175,11 +175,11 @@ def test_videos_of_which_bytes_were_changed_are_decoded_or_refused(tmp_path, rec
     codec = {"a.avi": "mpeg4", "a.webm": "libvpx-vp9"}.get(kind, "libx264")
     options = {"cpu-used": "8", "deadline": "realtime"} if kind == "a.webm" else {"g": "24"}
     clock = {"clock": None} if kind == "a.avi" else {}
-    whole = encode_numbered(tmp_path / kind, codec, options=options, **clock).path
-    data, rng, config = whole.read_bytes(), random.Random(kind), DecodeConfig(deadline_s=20.0)
+    video = encode_numbered(tmp_path / kind, codec, options=options, **clock).path
+    data, rng, config = video.read_bytes(), random.Random(kind), DecodeConfig(deadline_s=20.0)
     process, count, found = DecoderProcess(config), choose_count(500, 12), set()
     for number in range(count):
-        path = tmp_path / f"{number}{whole.suffix}"
+        path = tmp_path / f"{number}{video.suffix}"
         path.write_bytes(mutated(data, rng))
         before = time.monotonic()
         found.add(decoded(process, path))
@@ -188,5 +188,5 @@ def test_videos_of_which_bytes_were_changed_are_decoded_or_refused(tmp_path, rec
             process.close()
             process = DecoderProcess(config)
     record_property("injections", count)
-    assert len(process.probe(str(whole)).times) == FRAME_COUNT and None in found and len(found) > 1
+    assert len(process.probe(str(video)).times) == FRAME_COUNT and None in found and len(found) > 1
     process.close()

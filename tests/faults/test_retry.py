@@ -22,8 +22,9 @@ from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import from_contract
 from pipeline.extract.retry import find_retryable
 from pipeline.filters import PRESETS
+from pipeline.maintain.faults import Remedy
 from pipeline.maintain.repair import rows_to_rebuild
-from pipeline.maintain.verify import Remedy, verify
+from pipeline.maintain.verify import verify
 from tests.faults import storage
 from tests.faults.reference import (
     FULL_COUNTS,
@@ -230,7 +231,7 @@ def test_a_shard_that_is_built_again_keeps_what_the_retry_has_taken_over(
         {name for path in (out / "shards").glob("*.tar") for name in tar_names(path)},
     )
     rows = rows_to_rebuild(dataset, {SHARDS[0]})[SHARDS[0]]
-    assert [row.key for row in rows if row.settled is not None] == ["clip-001-000000"]
+    assert [row.key for row in rows if row.known_result is not None] == ["clip-001-000000"]
     for path in (
         dataset.tar_path(SHARDS[0]),
         dataset.record_path(SHARDS[0]),

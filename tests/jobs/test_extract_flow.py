@@ -110,7 +110,7 @@ def rows(reference) -> list[dict]:
 
 
 @pytest.mark.thorough
-def test_every_window_and_every_barren_clip_is_one_row(rows):
+def test_every_window_and_every_clip_without_one_is_one_row(rows):
     assert (
         len([row for row in rows if row["key"]])
         == len({row["key"] for row in rows if row["key"]})

@@ -18,7 +18,7 @@ from model.normalizer import normalizer_from_statistics
 from model.prior.autoencoder import AutoencoderConfig
 from model.train.autoencoder_task import AutoencoderTask
 from model.train.distributed import current_group, distributed_group
-from model.train.loop import TrainConfig
+from model.train.training_loop import TrainConfig
 from model.train.warm_start import seed_weights
 from pipeline.dataset.open import open_dataset
 from pipeline.dataset.scales import compute_statistics

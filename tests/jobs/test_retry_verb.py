@@ -15,7 +15,7 @@ import pytest
 from jobs.cli.errors import ExitCode
 from jobs.cli.workers import collect_readable
 from pipeline.extract.config import PlanConfig
-from pipeline.extract.plan import PlannedClip, failed_clip
+from pipeline.extract.plan_clip import PlannedClip, failed_clip
 from schemas.clip import Clip
 from schemas.outcome import ENVIRONMENTAL_REASONS, Outcome, Quarantined, Reason, Stage
 from tests.support import videos

@@ -9,7 +9,8 @@ from pipeline.decode.pool import shared_pool
 from pipeline.extract.build_shard import PendingWindow, WindowResult, build_windows, start_windows
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.frame_stream import ChunkStream
-from pipeline.extract.plan import plan_clip, plan_rows
+from pipeline.extract.plan import plan_rows
+from pipeline.extract.plan_clip import plan_clip
 from pipeline.extract.timing import ShardTimer
 from pipeline.flow.estimator import FlowEstimator, make_estimator
 from schemas.clip import Clip, VideoInfo

@@ -19,7 +19,8 @@ from pipeline.dataset.run_lock import LOCK_FOLDER
 from pipeline.dataset.shards import ShardWriter, read_sample
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
-from pipeline.extract.plan import plan_clip, plan_rows
+from pipeline.extract.plan import plan_rows
+from pipeline.extract.plan_clip import plan_clip
 from pipeline.extract.versions import library_versions
 from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig

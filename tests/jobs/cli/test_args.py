@@ -179,6 +179,14 @@ def helped(monkeypatch, capsys, verb: str) -> str:
     return capsys.readouterr().out
 
 
+def test_help_joins_the_lines_of_a_long_docstring(monkeypatch, capsys):
+    shown = helped(monkeypatch, capsys, "extract-flow")
+    assert (
+        "Folders (searched recursively), video files, s3:// of either, or .parquet or .csv tables "
+        "with a uri column." in shown
+    )
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_has_help(monkeypatch, capsys, verb):
     assert f"usage: quiver {verb}" in helped(monkeypatch, capsys, verb)

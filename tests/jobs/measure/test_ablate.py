@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from jobs import train_denoiser, train_renderer
-from jobs.ablation import steps
+from jobs.ablation import results, steps
 from jobs.ablation.report import render_ablation_page
 from jobs.ablation.variants import VARIANTS, TrainingCommands, Variant, film_commands
 from jobs.measure import ablate
@@ -330,7 +330,7 @@ def test_real_frames_that_are_shown_again_are_counted_and_told(done, tmp_path):
     keys = list(steps.select_held_out(selection, 2))
     counts = steps.write_real_films(selection, keys, tmp_path)
     assert sorted((one["frames"], one["repeated"]) for one in counts.values()) == [(48, 0), (48, 9)]
-    (said,) = steps.remark_repeated_frames(counts, 30.0)
+    (said,) = results.remark_repeated_frames(counts, 30.0)
     assert (
         said.startswith("9 of 48 frames of 1 of 2 real films are the one before again")
         and "clips of 30 frames a second or a multiple avoid it" in said
@@ -360,7 +360,7 @@ def test_how_long_each_was_trained_is_what_the_checkpoints_say(done):
 
 
 def test_samples_are_steps_times_batch():
-    assert steps.checkpoint_effort({"step": 60, "training": {"batch": 4}}) == dict(
+    assert results.checkpoint_effort({"step": 60, "training": {"batch": 4}}) == dict(
         steps=60, batch=4, samples=240
     )
 

@@ -11,6 +11,7 @@ import torch
 
 from model.evaluate.image_quality import psnr
 from model.render.warp import warp_frame
+from pipeline.synthetic.paint import CANVAS_COLUMNS, CANVAS_ROWS
 from pipeline.synthetic.render import (
     TEXELS_PER_WIDTH,
     WORKING_SIZE,
@@ -22,7 +23,7 @@ from pipeline.synthetic.render import (
     true_motion,
     wave,
 )
-from pipeline.synthetic.scenes import CANVAS_COLUMNS, CANVAS_ROWS, SCENES
+from pipeline.synthetic.scenes import SCENES
 
 TIMES = np.arange(1, 21) / 4.1
 MOST_PX = 3.0

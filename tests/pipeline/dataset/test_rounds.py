@@ -22,7 +22,7 @@ from pipeline.dataset.open import DatasetView
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import PlanConfig, to_contract
-from pipeline.extract.plan import retry_clip
+from pipeline.extract.plan_clip import retry_clip
 from pipeline.extract.retry import begin_round, find_retryable, unbuilt_shards
 from pipeline.filters import PRESETS
 from pipeline.maintain import repair as dataset_repair

@@ -13,7 +13,7 @@ from pipeline.decode.picture import cover_size
 from pipeline.decode.probe import probe
 from pipeline.decode.pyav_reader import find_frames
 from pipeline.extract.config import PlanConfig
-from pipeline.extract.plan import plan_windows
+from pipeline.extract.plan_clip import plan_windows
 from tests.support.numbered import (
     SIZE,
     VIDEO_KINDS,

@@ -25,7 +25,7 @@ from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
 from pipeline.flow.dis import DenseInverseSearch
 from pipeline.flow.estimator import make_estimator
-from pipeline.images.encode import X264, TimedFrame, write_film
+from pipeline.images.film import X264, TimedFrame, write_film
 from pipeline.motion.spectrum import to_motion, to_spectrum
 from pipeline.synthetic import render, scenes
 from pipeline.synthetic.clips import make_clip

@@ -17,14 +17,13 @@ from hypothesis import strategies as st
 from pipeline.dataset.folder import inputs_digest
 from pipeline.extract.config import PlanConfig
 from pipeline.extract.list_clips import list_clips
-from pipeline.extract.plan import (
+from pipeline.extract.plan import keep_earlier_decisions, plan_rows
+from pipeline.extract.plan_clip import (
     PlannedClip,
     choose_split,
     failed_clip,
     identify_clip,
-    keep_earlier_decisions,
     plan_clip,
-    plan_rows,
     plan_windows,
     retry_clip,
     window_span,

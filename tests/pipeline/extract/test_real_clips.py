@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.extract.config import BuildConfig, PlanConfig
-from pipeline.extract.plan import plan_clip, plan_rows
+from pipeline.extract.plan import plan_rows
+from pipeline.extract.plan_clip import plan_clip
 from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
 from schemas.clip import Clip

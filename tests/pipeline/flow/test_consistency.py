@@ -23,6 +23,7 @@ from pipeline.flow.consistency import (
 )
 from pipeline.flow.estimator import make_estimator
 from pipeline.motion.spectrum import to_motion, to_spectrum
+from pipeline.synthetic.paint import Y, make_layer, noise
 from pipeline.synthetic.render import (
     WORKING_SIZE,
     Mode,
@@ -32,7 +33,6 @@ from pipeline.synthetic.render import (
     trusted_mask,
     wave,
 )
-from pipeline.synthetic.scenes import Y, make_layer, noise
 
 SHAPE = (160, 256)
 

@@ -17,7 +17,8 @@ from pipeline.dataset.views import refilter
 from pipeline.extract.config import BuildConfig, PlanConfig, from_contract, to_contract
 from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
-from pipeline.maintain.verify import Remedy, map_serially, verify
+from pipeline.maintain.faults import Remedy
+from pipeline.maintain.verify import map_serially, verify
 from pipeline.version import quiver_version
 from schemas.run_contract import to_json_value
 from schemas.sample import encode_sample
@@ -186,7 +187,7 @@ def test_a_file_in_the_making_is_no_fault_while_a_run_goes_on(sound, tmp_path):
     root = damage.copy_dataset(sound, tmp_path)
     (path,), _ = damage.add_file(f"shards/.a.tar.{'0' * 32}.tmp", root)
     (root / "manifest.parquet").unlink()
-    assert names(verify(Dataset(root), alone=False)) == set()
+    assert names(verify(Dataset(root), is_idle=False)) == set()
     assert names(verify(Dataset(root))) == {path, "manifest.parquet"}
 
 

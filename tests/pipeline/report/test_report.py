@@ -22,7 +22,8 @@ from pipeline.dataset.open import DatasetView
 from pipeline.dataset.views import refilter
 from pipeline.extract.build_shard import build_shard
 from pipeline.extract.config import BuildConfig, PlanConfig, to_contract
-from pipeline.extract.plan import plan_clip, plan_rows
+from pipeline.extract.plan import plan_rows
+from pipeline.extract.plan_clip import plan_clip
 from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
 from pipeline.report import gallery, queries

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model import checkpoints
 from model.data.order import EpochOrder, Position
-from model.train.loop import TrainConfig, TrainingDiverged, resolve_device, train
+from model.train.training_loop import TrainConfig, TrainingDiverged, resolve_device, train
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = TrainConfig(
@@ -127,7 +127,7 @@ def test_a_killed_one_too(undisturbed, tmp_path):
     code = """
 import os, signal, sys
 from pathlib import Path
-from tests.model.train.test_loop import CONFIG, Line, batches, train
+from tests.model.train.test_training_loop import CONFIG, Line, batches, train
 for logged in train(Line(), batches, CONFIG, Path(sys.argv[1])):
     if logged.step == 10:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -336,13 +336,15 @@ def _check_same_training(
     def compared(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in fields.items() if name not in may_differ}
 
-    # through JSON, as the checkpoint went: tuples become lists
-    now = json.loads(json.dumps(dict(task))) | compared(asdict(config))
-    then = {
+    # through JSON like the checkpoint, which turns tuples into lists
+    current = json.loads(json.dumps(dict(task))) | compared(asdict(config))
+    earlier = {
         name: value for name, value in saved.items() if name not in ("format", "step", "training")
     } | compared(dict(saved.get("training", {})))
     different = [
-        name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)
+        name
+        for name in sorted(current.keys() | earlier.keys())
+        if current.get(name) != earlier.get(name)
     ]
     if different:
         raise ValueError(
