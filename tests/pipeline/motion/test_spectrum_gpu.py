@@ -121,7 +121,7 @@ def test_a_windows_sums_are_those_of_its_flow(rows, config):
             make_estimator(config.flow).displace([(frames[0], frame) for frame in frames]).numpy()
         )
         assert not flow[0].any() and flow[1].any()
-        motion = synchronize(window.motion)
+        motion = synchronize(window.motion, window.frames[0].stats.gray)
         expected = RunningSpectrum(
             np.array([frame.time - window.frames[0].time for frame in window.frames]),
             time=10,
