@@ -64,7 +64,7 @@ def test_a_fade_of_a_second_is_a_fade_wherever_it_begins(start, level, appears):
 
 def test_a_flash_of_three_frames_is_no_fade():
     image = make_texture(256, 160).astype(np.float32)
-    images = [image * 0.6 + (80 if 70 <= i < 73 else 0) for i in range(150)]
+    images = [image * 0.6 + (80 if 73 <= i < 76 else 0) for i in range(150)]
     assert Reason.FADE not in verdicts(add_grain(images))
 
 
