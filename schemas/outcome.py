@@ -130,7 +130,7 @@ class FilterMeasures:
     one side.
     """
     moving_confidence: float
-    """Confidence of the flow, averaged over what moves most, 0 to 1."""
+    """Confidence of the flow, averaged over what moves most, 0 to 1; 1 if nothing moves."""
     unexplained_share: float
     """What the flow leaves unexplained of the picture where it moves, as a share of the local
     contrast.

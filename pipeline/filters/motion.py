@@ -34,7 +34,8 @@ def measure_motion(
     confidence: UInt8[np.ndarray, "height width"],
 ) -> dict[str, float]:
     """The fields of FilterMeasures that describe the displacements; 0 if next to nothing of the
-    flow is believed.
+    flow is believed. If what is believed does not move, there is no motion to doubt, and
+    `moving_confidence` is 1.
 
     `weight` is W, the mean displacement of every pixel (docs/design/maths.md, 5); `motion` is the
     motion texture on every GRID_STEP-th pixel. Both are in pixels. `confidence` is 0 to 255
@@ -66,7 +67,7 @@ def measure_motion(
         camera_share=camera_share(motion, believed),
         trend_share=energy_share(trend_energies[moving], energies[moving]),
         drift_px=float(drifts.mean(dtype=np.float64)),
-        moving_confidence=float(certainties[moving].mean()) if moving.any() else 0.0,
+        moving_confidence=float(certainties[moving].mean()) if moving.any() else 1.0,
         reversing_share=reversing,
         passing_share=passing,
     )

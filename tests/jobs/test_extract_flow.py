@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,7 +22,9 @@ from jobs.cli.workers import QuarantineCounter
 from jobs.extract_flow import list_hints, main, parse_job
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.histogram import decode
+from pipeline.dataset.open import DatasetView, iter_samples
 from pipeline.dataset.shards import read_sample
+from pipeline.flow.consistency import BELIEVED
 from schemas.outcome import Outcome, Reason, WindowOutcome
 from tests.support import videos
 
@@ -154,11 +157,17 @@ def test_every_kept_row_leads_to_its_sample(reference, rows):
         )
 
 
-def test_histograms_count_every_coefficient_of_their_shard(reference, rows):
+def test_histograms_count_every_coefficient_of_their_shard_whose_flow_is_believed(reference):
+    dataset, believed = Dataset(reference), 0
     for record in (json.loads(path.read_bytes()) for path in reference.glob("records/*.json")):
-        kept = sum(row["outcome"] == "kept" for row in record["rows"])
-        counts = decode(Dataset(reference).histogram_path(record["shard"]).read_bytes())
-        assert counts.sum() == record["values"] == kept * counts.shape[0] * 2 * 64 * 40
+        pixels = sum(
+            np.count_nonzero(sample.confidence >= BELIEVED)
+            for sample in iter_samples(DatasetView(dataset), record["shard"])
+        )
+        counts = decode(dataset.histogram_path(record["shard"]).read_bytes())
+        assert counts.sum() == record["values"] == pixels * counts.shape[0] * 2
+        believed += pixels
+    assert believed > 0
 
 
 def test_every_measure_is_recorded_whatever_the_fate(rows):
@@ -249,11 +258,10 @@ def test_a_committed_tar_that_is_seen_to_be_damaged_is_named(clips, reference, t
 @pytest.mark.thorough
 def test_another_configuration_is_refused_with_both_values(clips, reference):
     before = contents(reference)
-    done = extract(clips, reference, "--frequencies", "8", "--no-motion-px", "0.2")
+    done = extract(clips, reference, "--frequencies", "8", "--no-sway-px", "0.2")
     assert done.returncode == 3
     assert (
-        "frequencies: 12 -> 8" in done.stderr
-        and "thresholds.no_motion_px: 0.15 -> 0.2" in done.stderr
+        "frequencies: 12 -> 8" in done.stderr and "thresholds.no_sway_px: 0.3 -> 0.2" in done.stderr
     )
     assert contents(reference) == before
 
@@ -464,9 +472,10 @@ def test_a_quarantine_ends_the_run_when_it_is_over_its_limit(capsys):
 
 def test_a_run_that_finds_everything_too_still_names_the_preset_for_it():
     summary = {"windows": 100, "kept": 5, "rejected_by_reason": {"no_motion": 95}}
-    job = parse_job(["--clips", "a", "--out", "b"])
+    job = parse_job(["--clips", "a", "--out", "b", "--filters", "paper"])
     assert "--filters subtle" in " ".join(list_hints(summary, job))
     assert list_hints(summary | {"rejected_by_reason": {"no_motion": 80}}, job) == []
+    assert list_hints(summary, parse_job(["--clips", "a", "--out", "b"])) == []
     assert (
         "nothing was kept"
         in list_hints({"windows": 0, "kept": 0, "rejected_by_reason": {}}, job)[0]

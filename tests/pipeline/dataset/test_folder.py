@@ -66,7 +66,7 @@ def config_of(depth: int) -> str:
         "null",
         '{"a": 1}',
         '{"config": {"plan": []}, "inputs": "", "plan": "", "versions": {}}',
-        '{"config": {"plan": []}, "inputs": "", "plan": "", "versions": {}, "format": 4}',
+        '{"config": {"plan": []}, "inputs": "", "plan": "", "versions": {}, "format": 5}',
         "[" * 100_000,
         "\xff",
         "9" * 5000,
@@ -89,7 +89,7 @@ def test_a_data_set_of_another_format_is_a_difference(tmp_path):
             json.loads((tmp_path / "run.json").read_text()) | {"format": 3, "config": {"size": 1}}
         )
     )
-    with pytest.raises(ContractMismatch, match=r"^format: 3 -> 4$"):
+    with pytest.raises(ContractMismatch, match=r"^format: 3 -> 5$"):
         begin(tmp_path)
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +21,9 @@ from pipeline.dataset.histogram import (
     quantile,
     ranks,
 )
-from schemas.sample import channels_to_complex
+from pipeline.flow.consistency import BELIEVED
+from schemas.sample import Sample, channels_to_complex
+from tests.support.datasets import make_plan_row, random_sample
 
 
 def test_bins_keep_the_order_and_are_narrow():
@@ -30,14 +34,33 @@ def test_bins_keep_the_order_and_are_narrow():
     assert (edges <= values).all() and ((values - edges) / values).max() < 1 / 128
 
 
+def make_sample(channels: np.ndarray, confidence: np.ndarray | None = None) -> Sample:
+    """A sample with this spectrum, whose flow is believed everywhere or by this confidence."""
+    row = make_plan_row("train-000000", 0)
+    sample = random_sample(row, np.random.default_rng(0), channels=channels)
+    return sample if confidence is None else replace(sample, confidence=confidence)
+
+
 def test_counts_add_up_and_survive_the_file():
     rng = np.random.default_rng(1)
-    channels = rng.normal(size=(3, 4, 8, 9)).astype(np.float16)
-    counts = count_samples([channels], 3)
+    channels = rng.normal(size=(3, 4, 32, 40)).astype(np.float16)
+    counts = count_samples([make_sample(channels)], 3)
     modulus = np.abs(channels_to_complex(channels)[2, 1]).ravel()
     np.testing.assert_array_equal(counts[2, 1], np.bincount(bins(modulus), minlength=BINS))
-    assert counts.shape == (3, 2, BINS) and (counts.sum(axis=2) == 72).all()
+    assert counts.shape == (3, 2, BINS) and (counts.sum(axis=2) == 1280).all()
     np.testing.assert_array_equal(decode(encode(counts)), counts)
+
+
+def test_only_pixels_whose_flow_is_believed_are_counted():
+    rng = np.random.default_rng(6)
+    channels = rng.normal(size=(3, 4, 32, 40)).astype(np.float16)
+    confidence = rng.choice(np.array([0, BELIEVED - 1, BELIEVED, 255], np.uint8), (32, 40))
+    counts = count_samples([make_sample(channels, confidence)], 3)
+    modulus = np.abs(channels_to_complex(channels)[2, 1])[confidence >= BELIEVED]
+    assert 500 < modulus.size < 800
+    np.testing.assert_array_equal(counts[2, 1], np.bincount(bins(modulus), minlength=BINS))
+    nothing = np.zeros((32, 40), np.uint8)
+    assert not count_samples([make_sample(channels, nothing)], 3).any()
 
 
 def test_an_empty_histogram_survives_the_file():
@@ -105,7 +128,10 @@ def test_with_fine_counts_a_quantile_is_numpys_to_the_last_bit(numbers, q):
 
 def test_merging_gives_the_same_bits_in_any_order():
     rng = np.random.default_rng(4)
-    parts = [count_samples([rng.normal(size=(2, 4, 8, 9)).astype(np.float16)], 2) for _ in range(6)]
+    parts = [
+        count_samples([make_sample(rng.normal(size=(2, 4, 32, 40)).astype(np.float16))], 2)
+        for _ in range(6)
+    ]
     together = encode(merge(parts))
     for _ in range(100):
         assert encode(merge(parts[i] for i in rng.permutation(6))) == together

@@ -42,7 +42,7 @@ def keys(selection: DatasetView) -> list[str]:
 
 
 def test_a_view_drops_what_its_thresholds_reject_and_has_statistics_of_its_own(dataset):
-    judged = refilter(dataset, "strict", replace(Thresholds(), camera_motion=0.25), one_by_one)
+    judged = refilter(dataset, "strict", replace(PRESETS["paper"], camera_motion=0.25), one_by_one)
     assert (judged.kept, judged.dropped, judged.rejected, judged.to_extract) == (
         9,
         {"camera_motion": 6},
@@ -60,7 +60,7 @@ def test_a_view_drops_what_its_thresholds_reject_and_has_statistics_of_its_own(d
     assert {row["reason"] for row in rows.values()} == {None, "camera_motion", "no_motion"}
     again = count_samples(
         (
-            sample.spectrum
+            sample
             for shard in ("train-000000", "train-000001")
             for sample in iter_samples(view, shard)
         ),
@@ -96,7 +96,7 @@ def test_none_brings_back_what_was_stored(tmp_path):
 
 
 def test_a_view_in_which_nothing_is_left_says_so(dataset):
-    refilter(dataset, "empty", replace(Thresholds(), no_motion_px=5.0), one_by_one)
+    refilter(dataset, "empty", replace(PRESETS["paper"], no_motion_px=5.0), one_by_one)
     view = open_dataset(f"{dataset.root}:empty")
     assert not view.derived_path("statistics.json").exists()
     with pytest.raises(ValueError, match="empty has no training window: no window was kept"):
@@ -104,7 +104,7 @@ def test_a_view_in_which_nothing_is_left_says_so(dataset):
 
 
 def test_a_data_set_and_a_view_of_it_are_not_merged(dataset):
-    refilter(dataset, "strict", replace(Thresholds(), camera_motion=0.25), one_by_one)
+    refilter(dataset, "strict", replace(PRESETS["paper"], camera_motion=0.25), one_by_one)
     with pytest.raises(ValueError, match="a dataset and a view of it"):
         compute_statistics([DatasetView(dataset), open_dataset(f"{dataset.root}:strict")])
 

@@ -246,8 +246,8 @@ def viewed(sound, tmp_path_factory):
 def edit(path: Path) -> None:
     """As a person does it, in an editor."""
     text = path.read_text()
-    assert '"no_motion_px": 0.1' in text
-    path.write_text(text.replace('"no_motion_px": 0.1', '"no_motion_px": 9.1'))
+    assert '"camera_motion": 0.2' in text
+    path.write_text(text.replace('"camera_motion": 0.2', '"camera_motion": 0.9'))
 
 
 def flip_a_bit(path: Path) -> None:

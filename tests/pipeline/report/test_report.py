@@ -214,7 +214,7 @@ def test_the_head_counts_what_the_manifest_holds(real, real_page, hostile_page):
 
 def test_it_says_which_windows_move_too_little_and_why_a_clip_could_not_be_read(real_page):
     text = Reader(real_page).text
-    assert "No motion" in text and "sway 2 at 0.0 s motion 0.0" in text
+    assert "No motion" in text and "sway 2 at 0.0 s sway 0.0" in text
     assert (
         "not media" in text
         or "no video" in text
@@ -412,7 +412,7 @@ def test_a_browser_shows_everything_and_complains_of_nothing(opened, name):
     assert tab.evaluate(unseen) == [] and complaints == []
     assert tab.evaluate("document.querySelectorAll('video').length") >= 2 and tab.evaluate(
         "document.querySelectorAll('svg').length"
-    ) == 16 + (name == "real")
+    ) == 25 + (name == "real")
     tab.locator("video").first.scroll_into_view_if_needed()
     wait_until(tab, "!document.querySelector('video').paused")  # one out of sight waits
     assert tab.evaluate("window.hacked") is None
@@ -421,9 +421,9 @@ def test_a_browser_shows_everything_and_complains_of_nothing(opened, name):
 def test_a_slider_tells_how_many_would_be_kept(opened, real):
     tab, _ = opened["real"]
     kept = sum(row["outcome"] == "kept" for row in pq.read_table(real.manifest).to_pylist())
-    box = tab.locator(".slider", has=tab.locator("[aria-label='--no-motion-px']"))
-    told, shade = box.locator(".count"), tab.locator("#shade-no_motion_px")
-    assert told.inner_text() == f"{kept} kept" and box.locator(".value").inner_text() == "0.15"
+    box = tab.locator(".slider", has=tab.locator("[aria-label='--no-sway-px']"))
+    told, shade = box.locator(".count"), tab.locator("#shade-no_sway_px")
+    assert told.inner_text() == f"{kept} kept" and box.locator(".value").inner_text() == "0.3"
     before = shade.bounding_box()["width"]
     box.locator("input").fill(box.locator("input").get_attribute("max"))
     assert (

@@ -1,7 +1,7 @@
 """The report's numbers against what they stand for, computed the long way."""
 
 from dataclasses import fields, replace
-from math import inf
+from math import inf, isfinite
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +26,9 @@ from pipeline.report.stats import (
     truncation_errors,
 )
 from schemas.outcome import FilterMeasures
+
+UNJUDGED = "believed_share"
+"""It says how much of the picture the other measures are taken of; no rule compares it."""
 
 
 @pytest.mark.parametrize("time", [24, 25])
@@ -105,10 +108,18 @@ def random_windows(
     """Measures on both sides of every threshold, most of them harmless."""
     rng, columns = np.random.default_rng(seed), {}
     for field in fields(FilterMeasures):
-        rule = next(rule for rule in THRESHOLD_RULES if rule.measure == field.name)
-        present = getattr(PRESETS["subtle"], rule.threshold)
+        if field.name == UNJUDGED:
+            columns[field.name] = rng.random(count)
+            continue
+        present, rejects_above = next(
+            (threshold, rule.rejects_above)
+            for rule in THRESHOLD_RULES
+            for preset in (PRESETS["subtle"], PRESETS["paper"])
+            for threshold in [getattr(preset, rule.threshold)]
+            if rule.measure == field.name and isfinite(threshold)
+        )
         columns[field.name] = present * (
-            rng.lognormal(-1, 0.6, count) if rule.rejects_above else rng.lognormal(1, 0.6, count)
+            rng.lognormal(-1, 0.6, count) if rejects_above else rng.lognormal(1, 0.6, count)
         )
     group = MeasuredWindows(SimpleNamespace(**columns), thresholds, rng.random(count) < 0.5)
     return group, [
@@ -123,7 +134,7 @@ def test_every_threshold_has_a_rule_of_its_measure():
     }
     assert {rule.measure for rule in THRESHOLD_RULES} == {
         field.name for field in fields(FilterMeasures)
-    }
+    } - {UNJUDGED}
     assert {rule.reason for rule in THRESHOLD_RULES} == RULES.keys()
 
 
@@ -133,7 +144,7 @@ def test_every_threshold_has_a_rule_of_its_measure():
 @pytest.mark.parametrize("preset", ["paper", "subtle"])
 def test_what_if_counts_what_would_be_judged(rule, preset):
     first, windows = random_windows(120, 3, PRESETS[preset])
-    second, others = random_windows(40, 4, replace(PRESETS["subtle"], fade_levels=inf))
+    second, others = random_windows(40, 4, replace(PRESETS["subtle"], light_change=inf))
     values = getattr(first.measures, rule.measure)
     found = sweep_threshold(
         [first, second],
@@ -168,7 +179,7 @@ def test_an_axis_holds_the_windows_and_every_finite_threshold():
     assert 0 < low < 0.15 and high > 8
     low, high = stats.axis_limits("cut_correlation", np.array([0.99, 0.99]), [-inf])
     assert low < 0.99 < high
-    low, high = stats.axis_limits("fade_levels", np.zeros(3), [inf])
+    low, high = stats.axis_limits("light_change", np.zeros(3), [inf])
     assert low == 0 < high
 
 
