@@ -19,7 +19,6 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from pipeline.filters.lines import trend
 
 from benchmarks.windows import first_window
 from pipeline import filters
@@ -27,6 +26,7 @@ from pipeline.extract.config import BuildConfig
 from pipeline.extract.window import measure_window, synchronize
 from pipeline.filters import PRESETS, FrameDelta
 from pipeline.filters.frames import UNCHANGED_LEVELS
+from pipeline.filters.lines import trend
 from pipeline.filters.motion import MOVING_PX
 from pipeline.flow.config import FlowConfig
 from pipeline.motion.spectrum import RunningSpectrum, interpolation_matrix, to_spectrum

@@ -38,10 +38,10 @@ class Reason(StrEnum):
     FADE = "fade"
     FROZEN = "frozen"
     LOW_FRAME_RATE = "low_frame_rate"
-    NO_MOTION = "no_motion"
-    TOO_MUCH_MOTION = "too_much_motion"
     CAMERA_MOTION = "camera_motion"
     DRIFT = "drift"
+    NO_MOTION = "no_motion"
+    TOO_MUCH_MOTION = "too_much_motion"
     PASSING = "passing"
     UNRELIABLE_FLOW = "unreliable_flow"
     # quarantined: the input could not be turned into a sample

@@ -4,10 +4,10 @@ to every frame (docs/design/maths.md, 36 to 38).
 
 import numpy as np
 from jaxtyping import Float
-from pipeline.filters.lines import drift_weights
 from scipy.stats import wasserstein_distance
 
 from model.evaluate.spectral import safe_ratio
+from pipeline.filters.lines import drift_weights
 
 Motion = Float[np.ndarray, "_ 2 _ _"]
 """[time, x and y, height, width]."""

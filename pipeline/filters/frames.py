@@ -14,10 +14,11 @@ UNCHANGED_LEVELS = 0.02
 """Two consecutive source frames count as the same picture if their mean absolute difference is
 under this, in gray levels.
 """
-_LIGHT_INSTANTS = 31
-"""Instants of a window at which its light is compared with that of its start."""
+_TENTHS = 10
 _DARK_LEVELS = 16.0
 """A pixel that is never brighter than this says nothing about the light, gray levels."""
+_LEAST_CONTRAST = 4.0
+"""Added to a contrast, gray levels: noise in a plain picture is none."""
 _LIGHT_OFFSET = 8.0
 """Added to gray levels before their ratio is taken, so that noise in the dark is no change."""
 
@@ -102,23 +103,21 @@ def measure_frames(
 def _light_and_contrast_change(
     thumbnails: Float32[np.ndarray, "frames rows columns"],
 ) -> tuple[float, float]:
-    """(share by which at least four fifths of the visible pixels become lighter, or all of them
+    """(share by which at least four fifths of the bright pixels become lighter, or all of them
     darker, than at the start; share of its contrast that the picture lacks at its flattest), both
     0 to 1.
 
-    Averaged over a tenth of the window, so that a flash or a flicker is no fade; of four fifths of
-    the picture, so that what moves before it, opens in it or foams in it is none.
+    Each instant is the median of a tenth of the window, so that a flash or flicker is no fade. The
+    bright pixels are at least half of the picture, and the contrast is the range of three fifths of
+    it, so that what moves before it, opens in it or foams in it is none either.
     """
-    frames = len(thumbnails)
-    flat = thumbnails.reshape(frames, -1)
-    smoothed = cv2.blur(flat, (1, max(1, frames // 10) | 1), borderType=cv2.BORDER_REPLICATE)
-    chosen = smoothed[np.linspace(0, frames - 1, _LIGHT_INSTANTS).astype(int)]
-    visible = chosen.max(axis=0) > _DARK_LEVELS
-    if not visible.any():
-        return 0.0, 0.0
-    chosen = chosen[:, visible]
-    ratios = np.log((chosen + _LIGHT_OFFSET) / (chosen[0] + _LIGHT_OFFSET))
+    tenths = np.array_split(thumbnails.reshape(len(thumbnails), -1), min(_TENTHS, len(thumbnails)))
+    instants = np.stack([np.median(tenth, axis=0) for tenth in tenths])
+    brightest = instants.max(axis=0)
+    bright = instants[:, brightest >= min(_DARK_LEVELS, float(np.median(brightest)))]
+    ratios = np.log((bright + _LIGHT_OFFSET) / (bright[0] + _LIGHT_OFFSET))
     low, high = np.percentile(ratios, [20, 80], axis=1)
     change = max(float(low.max()), float(-high.min()), 0.0)
-    contrasts = chosen.std(axis=1, dtype=np.float64)
-    return 1 - float(np.exp(-change)), 1 - float(contrasts.min() / max(contrasts.max(), 1.0))
+    low, high = np.percentile(instants, [20, 80], axis=1)
+    contrasts = high - low + _LEAST_CONTRAST
+    return 1 - float(np.exp(-change)), 1 - float(contrasts.min() / contrasts.max())

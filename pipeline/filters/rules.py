@@ -127,12 +127,6 @@ RULES: dict[Reason, Callable[[Any, Thresholds], Any]] = {
     Reason.LOW_FRAME_RATE: lambda m, t: (
         (m.frame_rate < t.low_frame_rate) | (m.longest_gap_s > t.longest_gap_s)
     ),
-    Reason.NO_MOTION: lambda m, t: (m.mean_motion_px < t.no_motion_px) | (m.sway_px < t.no_sway_px),
-    Reason.TOO_MUCH_MOTION: lambda m, t: (
-        (m.mean_motion_px > t.too_much_motion_px)
-        | (m.sway_px > t.too_much_sway_px)
-        | (m.large_motion_px > t.large_motion_px)
-    ),
     Reason.CAMERA_MOTION: lambda m, t: (
         (m.moving_share >= t.camera_motion) | (m.camera_share > t.camera_share)
     ),
@@ -143,6 +137,12 @@ RULES: dict[Reason, Callable[[Any, Thresholds], Any]] = {
             & (m.reversing_share < t.reversing_share)
         )
         | ((m.trend_share > t.drift_share_alone) & (m.drift_px > 0.5))
+    ),
+    Reason.NO_MOTION: lambda m, t: (m.mean_motion_px < t.no_motion_px) | (m.sway_px < t.no_sway_px),
+    Reason.TOO_MUCH_MOTION: lambda m, t: (
+        (m.mean_motion_px > t.too_much_motion_px)
+        | (m.sway_px > t.too_much_sway_px)
+        | (m.large_motion_px > t.large_motion_px)
     ),
     Reason.PASSING: lambda m, t: m.passing_share > t.passing_share,
     Reason.UNRELIABLE_FLOW: lambda m, t: (
