@@ -94,7 +94,7 @@ class FilterMeasures:
     light_change: float
     """Share by which at least four fifths of the picture become lighter or darker, 0 to 1."""
     contrast_change: float
-    """Share of its highest contrast that the picture lacks at its flattest, 0 to 1."""
+    """Share by which at least four fifths of the picture gain contrast or lose it, 0 to 1."""
     frozen_share: float
     """Share of the steps between source frames that change nothing."""
     frame_rate: float

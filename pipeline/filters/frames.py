@@ -17,8 +17,10 @@ under this, in gray levels.
 _TENTHS = 10
 _DARK_LEVELS = 16.0
 """A pixel that is never brighter than this says nothing about the light, gray levels."""
-_LEAST_CONTRAST = 4.0
-"""Added to a contrast, gray levels: noise in a plain picture is none."""
+_BLOCK = 8
+"""Width and height of a block of which the contrast is taken, pixels of a thumbnail."""
+_LEAST_CONTRAST = 1.0
+"""Added to a contrast, gray levels: noise in a plain block is none."""
 _LIGHT_OFFSET = 8.0
 """Added to gray levels before their ratio is taken, so that noise in the dark is no change."""
 
@@ -104,20 +106,24 @@ def _light_and_contrast_change(
     thumbnails: Float32[np.ndarray, "frames rows columns"],
 ) -> tuple[float, float]:
     """(share by which at least four fifths of the bright pixels become lighter, or all of them
-    darker, than at the start; share of its contrast that the picture lacks at its flattest), both
-    0 to 1.
+    darker, than at the start; share by which at least four fifths of the blocks gain contrast, or
+    lose it), both 0 to 1.
 
     Each instant is the median of a tenth of the window, so that a flash or flicker is no fade. The
-    bright pixels are at least half of the picture, and the contrast is the range of three fifths of
-    it, so that what moves before it, opens in it or foams in it is none either.
+    bright pixels are at least half of the picture, so that what moves before it, opens in it or
+    foams in it is none either.
     """
-    tenths = np.array_split(thumbnails.reshape(len(thumbnails), -1), min(_TENTHS, len(thumbnails)))
+    tenths = np.array_split(thumbnails, min(_TENTHS, len(thumbnails)))
     instants = np.stack([np.median(tenth, axis=0) for tenth in tenths])
     brightest = instants.max(axis=0)
     bright = instants[:, brightest >= min(_DARK_LEVELS, float(np.median(brightest)))]
-    ratios = np.log((bright + _LIGHT_OFFSET) / (bright[0] + _LIGHT_OFFSET))
-    low, high = np.percentile(ratios, [20, 80], axis=1)
-    change = max(float(low.max()), float(-high.min()), 0.0)
-    low, high = np.percentile(instants, [20, 80], axis=1)
-    contrasts = high - low + _LEAST_CONTRAST
-    return 1 - float(np.exp(-change)), 1 - float(contrasts.min() / contrasts.max())
+    frames, rows, columns = instants.shape
+    blocks = instants.reshape(frames, rows // _BLOCK, _BLOCK, columns // _BLOCK, _BLOCK)
+    contrasts = blocks.std(axis=(2, 4)).reshape(frames, -1)
+    return _common_change(bright + _LIGHT_OFFSET), _common_change(contrasts + _LEAST_CONTRAST)
+
+
+def _common_change(values: Float32[np.ndarray, "instants places"]) -> float:
+    """The share by which four fifths of the places exceed, or fall short of, their first value."""
+    low, high = np.percentile(np.log(values / values[0]), [20, 80], axis=1)
+    return 1 - float(np.exp(-max(low.max(), -high.min(), 0.0)))

@@ -25,7 +25,7 @@ class Thresholds:
     light_change: float = 0.2
     """Fade: four fifths of the picture become lighter or darker by more than this share."""
     contrast_change: float = 0.5
-    """Fade: the contrast of the picture changes by more than this share."""
+    """Fade: four fifths of the picture gain or lose more than this share of their contrast."""
     frozen_share: float = 0.6
     """Frozen: more than this share of the source frames repeats the frame before."""
     low_frame_rate: float = 12.0

@@ -109,7 +109,7 @@ MEASURE_LABELS = {
     "contrast_change": MeasureLabel(
         "Change of contrast",
         "",
-        "Share of its highest contrast that the picture lacks at its flattest.",
+        "Share by which at least four fifths of the picture gain contrast or lose it.",
     ),
     "frozen_share": MeasureLabel(
         "Frozen share",

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.filters import PRESETS, judge
-from pipeline.filters.motion import measure_motion, trend
+from pipeline.filters.lines import trend
+from pipeline.filters.motion import measure_motion
 from pipeline.flow.consistency import BELIEVED
 from pipeline.motion.spectrum import GRID_STEP
 from schemas.outcome import FilterMeasures, Reason
