@@ -92,7 +92,8 @@ def _start_ray(**options: Any) -> None:
             timed_out = isinstance(error, TimeoutError | ConnectionError | RayError)
             if not timed_out and type(error) not in (Exception, RuntimeError):
                 raise
-            reason = " ".join(str(error).split()) or "it gives no reason"
+            said = str(error).partition("Traceback (most recent call last)")[0]
+            reason = " ".join(said.split()) or "it gives no reason"
             ray.shutdown()
             # A part that did start would be in the way of the next attempt.
             for process in _child_processes() - earlier_processes:

@@ -64,7 +64,7 @@ def test_every_verb_helps_or_names_the_extra_that_it_lacks(tmp_path, extra):
     ("command", "extra"),
     [
         (["jobs/extract_flow.py"], "extract"),
-        (["jobs/animate.py"], "extract"),
+        (["jobs/animate.py"], "train"),
         (["jobs/make_clips.py"], "extract"),
         (["jobs/measure/benchmark_flow.py"], "extract"),
         (["-m", "jobs.verify"], "extract"),
