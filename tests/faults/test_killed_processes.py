@@ -72,7 +72,7 @@ def test_a_random_worker_is_killed_every_half_to_two_seconds(
     record_property("commands", f"{commands} for {runs} data sets")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.promise("P2")
 @pytest.mark.timeout(3600)
 def test_the_first_worker_is_killed_as_it_begins(reference, injected, tmp_path):

@@ -84,6 +84,7 @@ def test_the_measured_motion_is_the_true_one(measured, name):
     assert np.hypot(*(found - truth).transpose(1, 0, 2, 3)).mean() < 0.10
 
 
+@pytest.mark.sample(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCENES)
 def test_amplitude_and_phase_are_those_of_the_true_spectrum(measured, name):
