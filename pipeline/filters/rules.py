@@ -64,9 +64,9 @@ class Thresholds:
     """Passing: more than this share of the motion comes and goes once, like something that crosses
     the picture.
     """
-    moving_confidence: float = 0.27
+    moving_confidence: float = 0.3
     """Unreliable flow: the flow of what moves most has a lower confidence than this."""
-    unexplained_share: float = 0.45
+    unexplained_share: float = 0.46
     """Unreliable flow: more than this share of the picture's contrast is not explained by the flow
     where it claims motion.
     """
