@@ -120,15 +120,20 @@ RULES: dict[Reason, Callable[[Any, Thresholds], Any]] = {
     Reason.CUT: lambda m, t: (
         (m.cut_correlation < t.cut_correlation) | (m.cut_histogram > t.cut_histogram)
     ),
-    Reason.FADE: lambda m, t: (
-        (m.light_change > t.light_change) | (m.contrast_change > t.contrast_change)
-    ),
     Reason.FROZEN: lambda m, t: m.frozen_share > t.frozen_share,
     Reason.LOW_FRAME_RATE: lambda m, t: (
         (m.frame_rate < t.low_frame_rate) | (m.longest_gap_s > t.longest_gap_s)
     ),
+    Reason.FADE: lambda m, t: (
+        (m.light_change > t.light_change) | (m.contrast_change > t.contrast_change)
+    ),
     Reason.CAMERA_MOTION: lambda m, t: (
         (m.moving_share >= t.camera_motion) | (m.camera_share > t.camera_share)
+    ),
+    Reason.TOO_MUCH_MOTION: lambda m, t: (
+        (m.mean_motion_px > t.too_much_motion_px)
+        | (m.sway_px > t.too_much_sway_px)
+        | (m.large_motion_px > t.large_motion_px)
     ),
     Reason.DRIFT: lambda m, t: (
         (
@@ -139,11 +144,6 @@ RULES: dict[Reason, Callable[[Any, Thresholds], Any]] = {
         | ((m.trend_share > t.drift_share_alone) & (m.drift_px > 0.5))
     ),
     Reason.NO_MOTION: lambda m, t: (m.mean_motion_px < t.no_motion_px) | (m.sway_px < t.no_sway_px),
-    Reason.TOO_MUCH_MOTION: lambda m, t: (
-        (m.mean_motion_px > t.too_much_motion_px)
-        | (m.sway_px > t.too_much_sway_px)
-        | (m.large_motion_px > t.large_motion_px)
-    ),
     Reason.PASSING: lambda m, t: m.passing_share > t.passing_share,
     Reason.UNRELIABLE_FLOW: lambda m, t: (
         (m.moving_confidence < t.moving_confidence)
