@@ -20,7 +20,7 @@ MOVING = [{"moving_share": 0.1 * i} for i in range(6)]
 SHARDS = {
     "train-000000": MOVING,
     "train-000001": [{"moving_share": 0.1}] * 3,
-    "test-000000": [*MOVING, {"mean_motion_px": 0.5}],
+    "test-000000": [*MOVING, {"mean_motion_px": 0.5, "moving_share": 0.1}],
 }
 
 
