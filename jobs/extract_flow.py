@@ -46,10 +46,19 @@ from pipeline.dataset.views import finalize_with_views
 from pipeline.extract.config import BuildConfig, to_contract
 from pipeline.extract.list_clips import list_clips
 from pipeline.extract.plan import keep_earlier_decisions, plan_rows
+from pipeline.extract.plan_clip import PlannedClip
 from pipeline.extract.versions import library_versions
+from pipeline.extract.window_length import (
+    auto_frames_limits,
+    choose_frames,
+    describe_short_clips,
+    list_clip_lengths,
+)
 from pipeline.filters import PRESETS
 from pipeline.flow.config import FlowConfig
+from pipeline.motion.spectrum import check_frequencies
 from pipeline.sizes import human_size
+from schemas.clip import Clip
 from schemas.outcome import Reason, to_printable
 from schemas.records import PlanRow
 
@@ -94,6 +103,8 @@ class ExtractFlow(WorkerOptions, FilterOptions):
     dry_run: bool = False
     """Print clips, windows, shards and bytes, and stop."""
     build: Annotated[BuildConfig, tyro.conf.arg(name="")] = field(default_factory=BuildConfig)
+    auto_frames: Annotated[bool, tyro.conf.Suppress] = False
+    """Whether --frames is auto; the number in `build` is then the largest that auto chooses."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -121,16 +132,51 @@ def main(args: Sequence[str] | None = None) -> None:
             cluster.ray_session(job.workers, needs),
         ):
             at_once = 0 if job.dry_run else cluster.capacity(job.workers, needs)
-            probed = probe_all(
-                partial(plan_in_worker, job.build, job.staging), clips, job.build.plan
-            )
+            earlier_plan = [] if job.dry_run else dataset.earlier_plan()
+            job, probed = _probe_clips(job, dataset, clips)
+            if hint := describe_short_clips(
+                list_clip_lengths(probed), job.build.plan, job.build.frequencies
+            ):
+                print_output(hint)
             if job.dry_run:
                 _print_plan(plan_rows(probed, job.build.plan), job)
                 return
-            earlier_plan = dataset.earlier_plan()
-            readable = collect_readable(probed, len(clips), job.quarantine_limit)
-            planned = keep_earlier_decisions(readable, earlier_plan)
+            config["plan"]["frames"] = job.build.plan.frames
+            planned = keep_earlier_decisions(probed, earlier_plan)
             run_job(dataset, plan_rows(planned, job.build.plan), job, config, at_once)
+
+
+def _probe_clips(
+    job: ExtractFlow, dataset: Dataset, clips: Sequence[Clip]
+) -> tuple[ExtractFlow, list[PlannedClip]]:
+    """Probes the clips. Returns the job, with the number of frames that --frames auto chose, and
+    the clips.
+
+    An existing dataset has its number. For a new one the clips are planned for the longest window
+    first, and once more if that is too long.
+    """
+
+    def probe_with(frames: int) -> tuple[ExtractFlow, list[PlannedClip]]:
+        build = replace(job.build, plan=replace(job.build.plan, frames=frames))
+        probed = probe_all(partial(plan_in_worker, build, job.staging), clips, build.plan)
+        probed = (
+            list(probed)
+            if job.dry_run
+            else collect_readable(probed, len(clips), job.quarantine_limit)
+        )
+        return replace(job, build=build), probed
+
+    most = job.build.plan.frames
+    if not job.auto_frames:
+        return probe_with(most)
+    if dataset.run_json.exists():
+        frames = dataset.contract().config["plan"]["frames"]
+        print_output(f"--frames auto is {frames}, as in the dataset")
+        return probe_with(frames)
+    longest_job, probed = probe_with(most)
+    frames, text = choose_frames(list_clip_lengths(probed), longest_job.build.plan)
+    print_output(text)
+    return (longest_job, probed) if frames == most else probe_with(frames)
 
 
 def parse_job(args: Sequence[str]) -> ExtractFlow:
@@ -143,7 +189,8 @@ def parse_job(args: Sequence[str]) -> ExtractFlow:
     default = ExtractFlow(
         clips=tyro.MISSING, out=tyro.MISSING, build=BuildConfig(thresholds=thresholds)
     )
-    return parse_args(
+    args, auto_frames = _without_auto_frames(args)
+    job = parse_args(
         ExtractFlow,
         "quiver extract-flow",
         args,
@@ -151,6 +198,31 @@ def parse_job(args: Sequence[str]) -> ExtractFlow:
         registry=size_registry,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    if not auto_frames:
+        return job
+    least, most = auto_frames_limits(job.build.plan.fps)
+    check_frequencies(job.build.frequencies, least)
+    plan = replace(job.build.plan, frames=most)
+    return replace(job, auto_frames=True, build=replace(job.build, plan=plan))
+
+
+def _without_auto_frames(args: Sequence[str]) -> tuple[list[str], bool]:
+    """Returns the arguments without `--frames auto`, which stands for a number that the clips
+    decide, and whether it was the last --frames among them.
+    """
+    others: list[str] = []
+    auto_frames = False
+    pending = iter(args)
+    for arg in pending:
+        name, equals, value = arg.partition("=")
+        if name != "--frames":
+            others.append(arg)
+            continue
+        values = [value] if equals else [text for text in (next(pending, None),) if text]
+        auto_frames = values == ["auto"]
+        if not auto_frames:
+            others += [name, *values]
+    return others, auto_frames
 
 
 def reject_relative_paths(job: ExtractFlow) -> None:

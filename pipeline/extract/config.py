@@ -16,7 +16,9 @@ class PlanConfig:
     """How videos are cut into windows and windows are put into shards."""
 
     frames: int = 150
-    """Frames of a window at the working rate; 150 at 30 fps are the paper's 5 s."""
+    """Frames of a window at the working rate; 150 at 30 fps are the paper's 5 s. With auto it is
+    the largest number, from 2 s to 5 s, that at least 80 % of the clips have room for.
+    """
     fps: float = 30.0
     """Working frame rate to which displacements are brought."""
     stride: int = 10

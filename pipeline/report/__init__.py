@@ -2,6 +2,7 @@
 
     page.py       render_report, the whole page (READ THIS FIRST)
     sections.py   the values of each section of the page
+    clips.py      counts what became of each clip
     queries.py    reads manifests, chosen records and samples, and the log of a run
     stats.py      computes the numbers behind the figures from arrays
     canvas.py     the style, axes and SVG of every figure

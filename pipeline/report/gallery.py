@@ -88,7 +88,7 @@ def _build_card(selection: DatasetView, row: dict[str, Any], hz: Sequence[float]
 
 
 def _draw_still_pictures(reconstruction: Reconstruction, hz: Sequence[float]) -> dict[str, Any]:
-    """Start frame, flow at the moment of largest motion, mean magnitude, amplitudes."""
+    """Start frame, flow at the moment of largest motion, mean magnitude, confidence, amplitudes."""
     sample, motion = reconstruction.sample, reconstruction.motion
     fps, frames = reconstruction.settings.plan.fps, reconstruction.settings.plan.frames
     lengths = np.hypot(motion[:, 0], motion[:, 1])
@@ -105,6 +105,7 @@ def _draw_still_pictures(reconstruction: Reconstruction, hz: Sequence[float]) ->
         moment=moment / fps,
         weight=webp_uri(fit_to_width(draw.heat_map(sample.weight, most))),
         most=most,
+        confidence=webp_uri(fit_to_width(draw.gray_map(sample.confidence / 255, 1.0))),
         bands=[_draw_amplitudes(amplitudes[k], k * fps / frames) for k in bands],
     )
 
@@ -165,11 +166,12 @@ def draw_strip(selection: DatasetView, row: dict[str, Any]) -> str:
 
 
 def draw_legends() -> dict[str, str]:
-    """The color wheel of flow, and the ramp of the heat map from 0 to its limit."""
+    """The color wheel of flow, and the ramps of both maps from 0 to their limit."""
     ramp = draw.heat_map(np.linspace(0, 1, 160, dtype=np.float32)[None].repeat(10, axis=0), 1.0)
     wheel = draw.draw_color_wheel(112)
     transparent = np.dstack([wheel, 255 * wheel.any(axis=2).astype(np.uint8)])
-    return dict(wheel=webp_uri(transparent), ramp=webp_uri(ramp))
+    gray = draw.gray_map(np.linspace(0, 1, 160, dtype=np.float32)[None].repeat(10, axis=0), 1.0)
+    return dict(wheel=webp_uri(transparent), ramp=webp_uri(ramp), gray=webp_uri(gray))
 
 
 def mp4_uri(frames: Sequence[_Picture], fps: float) -> str:

@@ -200,7 +200,7 @@ def format_duration(hours: float) -> tuple[str, str]:
     return format_number(hours * 3600), "s"
 
 
-def _clip_label(row: Mapping[str, Any]) -> str:
+def clip_label(row: Mapping[str, Any]) -> str:
     """A clip's name, or that of its file if the clip is named by its content."""
     name = row["clip_id"] or ""
     if _CONTENT_ID.fullmatch(name) or not name:
@@ -215,7 +215,7 @@ def _format_reason(name: Any) -> str:
 
 TEMPLATE_FILTERS = dict(
     plain=_clean_text,
-    label=_clip_label,
+    label=clip_label,
     number=format_number,
     many=format_count,
     size=_format_size,

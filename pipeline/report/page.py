@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.dataset.open import DatasetView
-from pipeline.report import labels, queries, sections
+from pipeline.report import clips, labels, queries, sections
 from pipeline.report.layout import render_template
 from schemas.statistics import SpectrumStatistics
 
@@ -30,6 +30,7 @@ def render_report(selections: Sequence[DatasetView], statistics: SpectrumStatist
             head=sections.build_head(selections, statistics, rows),
             spectrum=sections.build_spectrum(selections, statistics, averaged.power),
             normalisation=sections.build_normalization(selections, statistics),
+            clips=clips.build_clips(selections, rows),
             filters=sections.build_filters(selections, rows),
             gallery=sections.build_gallery(selections, statistics, rows, averaged),
             rejected=sections.build_rejected(selections, rows),

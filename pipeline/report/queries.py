@@ -37,6 +37,7 @@ _REPORT_COLUMNS = [
     "clip_id",
     "uri",
     "licence",
+    "source",
     "start_time_s",
     "duration_s",
     "split",
@@ -47,7 +48,7 @@ _REPORT_COLUMNS = [
     *SIZE_COLUMNS,
     *_MEASURE_NAMES,
 ]
-_DICTIONARY_COLUMNS = ["shard", "clip_id", "uri", "licence", "split", "outcome", "reason"]
+_DICTIONARY_COLUMNS = ["shard", "clip_id", "uri", "licence", "source", "split", "outcome", "reason"]
 """Columns with few different values, each of which is held once."""
 _MAX_STRIP_BYTES = 40_000
 _MAX_LOG_NUMBER = 1e12

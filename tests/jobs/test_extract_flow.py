@@ -505,3 +505,53 @@ def test_help_needs_no_cluster(command):
 
 def test_the_job_file_can_be_run():
     assert os.access(ROOT / "jobs" / "extract_flow.py", os.X_OK)
+
+
+@pytest.fixture(scope="module")
+def short_clips(tmp_path_factory) -> Path:
+    """Four clips of 2.5 s and one of 1 s, at 12 frames a second."""
+    folder = tmp_path_factory.mktemp("short")
+    for i, seconds in enumerate((2.5, 2.5, 2.5, 2.5, 1.0)):
+        videos.write_swaying(
+            folder / f"{i}.mp4", seconds=seconds, fps=12, hertz=1.0, size=(64, 40), seed=i
+        )
+    return folder
+
+
+AUTO = ["--frames", "auto", "--fps", "12", "--frequencies", "8"]
+
+
+def test_auto_takes_a_window_that_most_clips_have_room_for_and_keeps_it(short_clips, tmp_path):
+    out = tmp_path / "dataset"
+    first = extract(short_clips, out, *AUTO)
+    assert first.returncode == 0, first.stderr
+    assert "--frames auto is 29, a window of 2.42 s: it keeps 4 of 5 clips (80 %)" in first.stdout
+    assert "1 of 5 clips is shorter than a window of 2.42 s (--frames 29)\n" in first.stdout
+    assert Dataset(out).contract().config["plan"]["frames"] == 29
+    before = contents(out)
+    for frames in ("auto", "29"):
+        again = extract(short_clips, out, *AUTO, "--frames", frames)
+        assert again.returncode == 0, again.stderr
+        assert contents(out) == before
+        assert ("--frames auto is 29, as in the dataset" in again.stdout) == (frames == "auto")
+
+
+def test_a_dry_run_says_which_window_would_keep_the_short_clips(short_clips, tmp_path):
+    done = extract(short_clips, tmp_path / "none", *AUTO, "--frames", "60", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "5 of 5 clips are shorter than a window of 5 s (--frames 60); "
+        "--frames 29 would keep 4 of 5 clips (80 %)\n" in done.stdout
+    )
+
+
+def test_the_last_number_of_frames_counts_and_auto_is_one(capsys):
+    options = ["--clips", "a", "--out", "b"]
+    assert parse_job([*options, "--frames", "60", "--frames=auto"]).auto_frames
+    job = parse_job([*options, "--frames=auto", "--frames", "60"])
+    assert (job.auto_frames, job.build.plan.frames) == (False, 60)
+    with pytest.raises(SystemExit):
+        parse_job([*options, "--frames", "some"])
+    assert "--frames is some, expected a whole number" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="frequencies is 40, expected 1 to 31"):
+        parse_job([*options, "--frames", "auto", "--frequencies", "40"])

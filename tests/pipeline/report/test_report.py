@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import groupby
@@ -67,8 +68,8 @@ def page_of(*selections: DatasetView) -> str:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> Dataset:
-    """Two clips that sway, one of which is gone by now, one that is too calm, and one that is
-    broken.
+    """Two clips that sway, one of which is gone by now, one that is too calm, one that is too
+    short, and one that is broken.
     """
     folder = tmp_path_factory.mktemp("report")
     clips = [
@@ -77,6 +78,7 @@ def real(tmp_path_factory) -> Dataset:
         )
         for n, a in enumerate((1.5, 2.5, 0.06))
     ]
+    clips.append(videos.write_swaying(folder / "<b>3.mp4", seconds=3.0, fps=15, seed=3))
     clips.append(videos.write_empty(folder / "<img src=x onerror=window.hacked=1>.mp4"))
     rows = plan_rows(
         [
@@ -201,7 +203,7 @@ def test_hostile_names_are_text(hostile_page):
 def test_the_head_counts_what_the_manifest_holds(real, real_page, hostile_page):
     rows = pq.read_table(real.manifest).to_pylist()
     outcomes = [row["outcome"] for row in rows]
-    assert f"{outcomes.count('kept')} start frames from 4 video clips" in Reader(real_page).text
+    assert f"{outcomes.count('kept')} start frames from 5 video clips" in Reader(real_page).text
     assert outcomes.count("rejected") >= 1 and outcomes.count("quarantined") == 1
     assert (
         "Sources data set kept run 0<script>window.hacked = 1<script> 4 "
@@ -223,6 +225,66 @@ def test_it_says_which_windows_move_too_little_and_why_a_clip_could_not_be_read(
         or "truncated" in text
     )
     assert "No real frames:" in text  # of the clip that is gone
+
+
+def section_of(page: str, name: str) -> str:
+    """The text of one section."""
+    return Reader(page.split(f'<section id="{name}">')[1].split("</section>")[0]).text
+
+
+def test_every_clip_is_listed_with_its_windows_and_those_without_a_kept_one_come_first(
+    real, real_page
+):
+    rows = pq.read_table(real.manifest).to_pylist()
+    text = section_of(real_page, "clips")
+    nothing, _, others = text.partition("Windows were kept")
+    windows = sum(row["clip_id"] == "sway 2" and row["key"] is not None for row in rows)
+    assert "Nothing was kept of 2 clips" in nothing
+    assert f"sway 2 5.6 s {windows} 0 {windows} rejected (no motion" in nothing
+    assert "no window: " in nothing and "<img src=x" in nothing
+    kept = Counter(row["clip_id"] for row in rows if row["outcome"] == "kept")
+    for name, count in kept.items():
+        assert re.search(rf"{name} 5\.\d s \d+ {count} ", others)
+    assert "sway <b>3" not in nothing
+
+
+def test_clips_that_were_too_short_are_named_with_the_window_that_would_keep_them(real_page):
+    text = section_of(real_page, "clips").partition("Too short")[2]
+    assert "1 clip, the longest first" in text and re.search(r"sway <b>3 (3\.00|2\.9\d) s", text)
+    assert "1 of 4 clips is shorter than a window of 5 s (--frames 75); --frames 4" in text
+
+
+def test_a_clip_or_a_source_that_dominates_is_warned_of_near_the_top(tmp_path):
+    def warnings(name: str, windows: dict, **clip: str) -> list[str]:
+        dataset = datasets.write_dataset(tmp_path / name, windows, **clip)
+        head = page_of(DatasetView(dataset)).split("</header>")[0]
+        return re.findall('<p class="warning">(.*?)</p>', head)
+
+    two = warnings("two", {"train-000000": [{}, {}, {}, {}]})
+    assert two == [
+        "The clip clip-train-000000-0 holds 3 of the 4 kept windows (75 %): "
+        "over a third of what a model learns from comes from it."
+    ]
+    many = {"train-000000": [{}] * 9, "train-000001": [{}] * 3}
+    assert warnings("many", many) == []
+    (source,) = warnings("source", many, source="<i>one camera")
+    assert source.startswith("The source &lt;i&gt;one camera holds 12 of the 12 kept windows (100")
+
+
+def test_a_table_of_thousands_of_clips_is_bounded(tmp_path):
+    windows = [{"mean_motion_px": 30.0}] * 180 + [{}] * 180
+    dataset = datasets.write_dataset(tmp_path / "many", {"train-000000": windows})
+    text = section_of(page_of(DatasetView(dataset)), "clips")
+    assert "Nothing was kept of 60 clips" in text and text.count("and 10 more") == 2
+    assert text.count("3 rejected (too much motion 3)") == 50
+
+
+def test_each_sample_has_a_picture_of_its_confidence(real, real_page):
+    rows = pq.read_table(real.manifest).to_pylist()
+    shares = {round(100 * row["believed_share"]) for row in rows if row["outcome"] == "kept"}
+    shown = re.findall(r"confidence of the flow, (\d+) % believed", real_page)
+    assert shown and {int(share) for share in shown} <= shares
+    assert real_page.count('alt="confidence of the flow"') == len(shown)
 
 
 def test_the_run_is_told_from_the_lines_that_are_whole(real_page, hostile_page):
