@@ -36,7 +36,7 @@ ifeq ($(CLIPS),demo/clips/clips.csv)
 demo: demo/clips/clips.csv
 endif
 demo: $(INSTALLED)
-	$(BIN)/quiver extract-flow --clips "$(CLIPS)" --out "$(DATASET)" --filters subtle --windows-per-shard 16
+	$(BIN)/quiver extract-flow --clips "$(CLIPS)" --out "$(DATASET)" --windows-per-shard 16
 	$(BIN)/quiver report-statistics "$(DATASET)"
 	$(BIN)/quiver animate --motion "$(DATASET)" --magnify 2 --seconds 4 --out "$(SHOWN).gif"
 	$(BIN)/quiver export-page --motion "$(DATASET)" --out "$(SHOWN).html"

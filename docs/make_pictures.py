@@ -83,7 +83,7 @@ def _make_demo(demo: Path) -> None:
     _run_quiver("make-clips", "--out", clips, "--seconds", "7")
     _run_quiver(
         *("extract-flow", "--clips", clips / "clips.csv", "--out", dataset),
-        *("--filters", "subtle", "--windows-per-shard", "16"),
+        *("--windows-per-shard", "16"),
     )
     _run_quiver("report-statistics", dataset)
 
