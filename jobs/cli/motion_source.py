@@ -19,9 +19,11 @@ from model.prior.loop_guidance import LOOP_GUIDANCE_WEIGHT, LOOP_RECURRENCE
 from pipeline.dataset.open import open_dataset
 from pipeline.extract.config import BuildConfig
 from pipeline.filters import PRESETS
+from pipeline.filters.rules import FAST_MOTION_PX
 from pipeline.images.photo import crop_and_resize, image_correlation, read_photograph
 from pipeline.preview.reconstruct import find_most_moving_key, reconstruct
 from pipeline.whole_clip.first_window import covers_size, motion_of_video
+from schemas.outcome import FilterMeasures
 from schemas.spectral_volume import SpectralVolume, decode_volume
 
 _MIN_IMAGE_CORRELATION = 0.5
@@ -162,6 +164,7 @@ def _video_motion(path: Path) -> _Motion:
             f"the motion of {path} may look wrong ({reasons}):"
             " the extraction filters would reject it"
         )
+    _warn_of_large_motion(FilterMeasures(**video.sample.meta["measures"]), path.stem, width)
     return _Motion(video.volume, video.frame, path.stem)
 
 
@@ -170,7 +173,19 @@ def dataset_motion(dataset: str, key: str | None = None) -> _Motion:
     selection = open_dataset(dataset)
     reconstruction = reconstruct(selection, key or find_most_moving_key(selection))
     name = Path(reconstruction.row.uri).stem
+    measures, width = reconstruction.row.measures, reconstruction.sample.image.shape[1]
+    _warn_of_large_motion(measures, name, width)
     return _Motion(reconstruction.volume, reconstruction.sample.image, name)
+
+
+def _warn_of_large_motion(measures: FilterMeasures | None, name: str, width: int) -> None:
+    """Prints a message if something moves so far that one warped picture hardly shows it."""
+    largest = max(measures.large_motion_px, measures.sway_px) if measures else 0.0
+    if largest > FAST_MOTION_PX:
+        print_message(
+            f"something in {name} moves by {largest:.0f} px of {width}: the picture may melt there,"
+            " and a --magnify below 1 helps"
+        )
 
 
 def _read_volume(path: Path) -> SpectralVolume:

@@ -333,6 +333,14 @@ def test_a_video_of_any_aspect_moves_whole_and_enlarged_where_it_is_small(
     assert moved.shape == true.shape and np.abs(moved - true).mean() < np.abs(true).mean() / 2
 
 
+def test_a_large_local_swing_is_warned_of_and_a_small_one_is_not(tmp_path, capsys):
+    for name, px in (("wild", 22.0), ("calm", 4.0)):
+        write_dataset(tmp_path / name, {"train-000000": [{"large_motion_px": px}]})
+        run("--motion", tmp_path / name, "--seconds", 0.2, "--out", tmp_path / f"{name}.webp")
+        message = "moves by 22 px of 40: the picture may melt there, and a --magnify below 1 helps"
+        assert (message in capsys.readouterr().err) == (name == "wild")
+
+
 def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, capsys):
     write_dataset(
         tmp_path / "data",
