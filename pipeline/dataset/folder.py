@@ -214,8 +214,8 @@ class Dataset(LockedFolder):
             ) from None
         if contract.format != FORMAT_VERSION:
             raise ValueError(
-                f"{self.root} has format {contract.format}, expected {FORMAT_VERSION}: it lacks what "
-                "this Quiver measures of each window, so extract it again"
+                f"{self.root} has format {contract.format}, expected {FORMAT_VERSION}: it lacks "
+                "what this Quiver measures of each window, so extract it again"
             )
         return contract
 
