@@ -44,8 +44,11 @@ OPTIONS = [
     "2",
     "--dis-preset",
     "fast",
+    # of what moves as one in so small a picture, only what stands still is to be rejected
     "--filters",
-    "subtle",
+    "none",
+    "--no-motion-px",
+    "0.15",
     "--windows-per-shard",
     str(CLIPS_PER_SHARD),
 ]
