@@ -18,12 +18,12 @@ from model.prior.inference import load_prior, make_loop_hook, sample_motion
 from model.prior.loop_guidance import LOOP_GUIDANCE_WEIGHT, LOOP_RECURRENCE
 from pipeline.dataset.open import open_dataset
 from pipeline.extract.config import BuildConfig
-from pipeline.filters import PRESETS
+from pipeline.filters import PRESETS, judge
 from pipeline.filters.rules import FAST_MOTION_PX
 from pipeline.images.photo import crop_and_resize, image_correlation, read_photograph
 from pipeline.preview.reconstruct import find_most_moving_key, reconstruct
 from pipeline.whole_clip.first_window import covers_size, motion_of_video
-from schemas.outcome import FilterMeasures
+from schemas.outcome import FilterMeasures, Reason
 from schemas.spectral_volume import SpectralVolume, decode_volume
 
 _MIN_IMAGE_CORRELATION = 0.5
@@ -179,9 +179,14 @@ def dataset_motion(dataset: str, key: str | None = None) -> _Motion:
 
 
 def _warn_of_large_motion(measures: FilterMeasures | None, name: str, width: int) -> None:
-    """Prints a message if something moves so far that one warped picture hardly shows it."""
-    largest = max(measures.large_motion_px, measures.sway_px) if measures else 0.0
-    if largest > FAST_MOTION_PX:
+    """Prints a message if something moves so far that one warped picture hardly shows it: over
+    FAST_MOTION_PX of a picture of 256 pixels, or more than the default filters let through.
+    """
+    if measures is None:
+        return
+    largest = max(measures.large_motion_px, measures.sway_px)
+    too_much = Reason.TOO_MUCH_MOTION in judge(measures, PRESETS["subtle"])
+    if too_much or largest > FAST_MOTION_PX * width / 256:
         print_message(
             f"something in {name} moves by {largest:.0f} px of {width}: the picture may melt there,"
             " and a --magnify below 1 helps"

@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from threadpoolctl import ThreadpoolController
 
 from pipeline.filters.camera import (
+    FULL_PART_SHARE,
+    MIN_PART_SHARE,
     PART_COLUMNS,
     PART_ROWS,
     CameraPath,
@@ -29,10 +31,6 @@ from pipeline.motion.spectrum import GRID_STEP
 
 _TEXTURED = 0.1
 """Pixels with at least this confidence by texture count as textured."""
-_FULL_PART_SHARE = 1 / 8
-"""A part of the picture of which a smaller share is textured weighs less."""
-_MIN_PART_SHARE = 1 / 10
-"""A part of the picture of which a smaller share is textured says nothing."""
 _MIN_COVERED_SHARE = 0.4
 """If fewer parts of the picture have texture, what has it may well be the subject alone."""
 _SCALES_PX = (0.9, 0.9, 0.6, 0.45, 0.3, 0.3, 0.3)
@@ -132,7 +130,7 @@ def _covered_share(textured: Bool[np.ndarray, "rows columns"]) -> float:
     """The share of the picture's parts that have enough texture to say something, 0 to 1."""
     count = PART_ROWS * PART_COLUMNS
     pixels = np.bincount(picture_parts(textured.shape)[textured], minlength=count)
-    return float((pixels >= _MIN_PART_SHARE * textured.size / count).mean())
+    return float((pixels >= MIN_PART_SHARE * textured.size / count).mean())
 
 
 def _find_rest(
@@ -170,7 +168,7 @@ def _select_paths(
     """Selects the textured pixels."""
     parts = picture_parts(textured.shape)[textured]
     counts = np.bincount(parts, minlength=PART_ROWS * PART_COLUMNS)
-    full = _FULL_PART_SHARE * textured.size / counts.size
+    full = FULL_PART_SHARE * textured.size / counts.size
     weights = 1 / np.maximum(counts[parts], full)
     x, y = places[:, textured].astype(np.float64)
     one, zero = np.ones_like(x), np.zeros_like(x)

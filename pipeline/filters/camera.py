@@ -18,9 +18,9 @@ _Mask = Bool[np.ndarray, "rows columns"]
 
 PART_ROWS, PART_COLUMNS = 5, 8
 """The picture is divided into this many parts."""
-_FULL_CELL_SHARE = 1 / 8
+FULL_PART_SHARE = 1 / 8
 """A part of which a smaller share is believed weighs less."""
-_MIN_CELL_SHARE = 1 / 10
+MIN_PART_SHARE = 1 / 10
 """A part of which a smaller share is believed says nothing."""
 _ITERATIONS = 6
 _LEAST_SCALE_PX = 0.3
@@ -84,7 +84,7 @@ def fit_camera(
     all_x, all_y = pixel_places(*believed.shape)
     x, y, cells = all_x[believed], all_y[believed], picture_parts(believed.shape)[believed]
     counts = np.bincount(cells, minlength=PART_ROWS * PART_COLUMNS)
-    full = _FULL_CELL_SHARE * believed.size / counts.size
+    full = FULL_PART_SHARE * believed.size / counts.size
     base = 1 / np.maximum(counts[cells], full).astype(np.float32)
     u, v = np.moveaxis(motion[:, :, believed], 1, 0)
     terms = np.stack([np.ones_like(x), x, y, x * x + y * y], axis=1)
@@ -159,7 +159,7 @@ def _mean_of_cells(values: Float32[np.ndarray, " pixels"], believed: _Mask) -> n
     """The mean over the believed pixels of each part of the picture; 0 for a part with too few."""
     cells, parts = picture_parts(believed.shape)[believed], PART_ROWS * PART_COLUMNS
     counts = np.bincount(cells, minlength=parts)
-    enough = counts >= _MIN_CELL_SHARE * believed.size / parts
+    enough = counts >= MIN_PART_SHARE * believed.size / parts
     return np.where(enough, np.bincount(cells, values, parts) / np.maximum(counts, 1), 0.0)
 
 

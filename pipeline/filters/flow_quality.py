@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from pipeline.filters.frames import LIGHT_OFFSET
 from pipeline.flow.consistency import BELIEVED, pixel_grid, texture_confidence
 from schemas.arrays import Flow
 
@@ -20,8 +21,6 @@ is no failure of the flow, a person who walks into the picture is.
 _CONTRAST_WINDOW = (31, 31)
 _CONTRAST_FLOOR = 2.0
 """Added to the contrast, gray levels: noise of a plain area is not unexplained."""
-_LIGHT_OFFSET = np.float32(8)
-"""Added to gray levels before their ratio is taken, so that noise in the dark is no light."""
 _LEAST_MOTION_PX = 0.3
 _TEXTURED = 0.2
 """Pixels with at least this confidence by texture count as textured."""
@@ -76,8 +75,8 @@ def unexplained_share(
         fetched = cv2.remap(
             later_gray, x + u, y + v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        gain = np.median((fetched[::4, ::4] + _LIGHT_OFFSET) / (start[::4, ::4] + _LIGHT_OFFSET))
-        change = (fetched + _LIGHT_OFFSET) / np.float32(gain) - _LIGHT_OFFSET - start
+        gain = np.median((fetched[::4, ::4] + LIGHT_OFFSET) / (start[::4, ::4] + LIGHT_OFFSET))
+        change = (fetched + LIGHT_OFFSET) / np.float32(gain) - LIGHT_OFFSET - start
         error = np.abs(cv2.GaussianBlur(change, (0, 0), _BLUR_PX))[moving] / contrast
         target_x, target_y = (x + u)[moving], (y + v)[moving]
         inside = (target_x >= 0) & (target_x <= width - 1) & (target_y >= 0)

@@ -21,7 +21,7 @@ _BLOCK = 8
 """Width and height of a block of which the contrast is taken, pixels of a thumbnail."""
 _LEAST_CONTRAST = 1.0
 """Added to a contrast, gray levels: noise in a plain block is none."""
-_LIGHT_OFFSET = 8.0
+LIGHT_OFFSET = np.float32(8)
 """Added to gray levels before their ratio is taken, so that noise in the dark is no change."""
 
 
@@ -120,7 +120,7 @@ def _light_and_contrast_change(
     frames, rows, columns = instants.shape
     blocks = instants.reshape(frames, rows // _BLOCK, _BLOCK, columns // _BLOCK, _BLOCK)
     contrasts = blocks.std(axis=(2, 4)).reshape(frames, -1)
-    return _common_change(bright + _LIGHT_OFFSET), _common_change(contrasts + _LEAST_CONTRAST)
+    return _common_change(bright + LIGHT_OFFSET), _common_change(contrasts + _LEAST_CONTRAST)
 
 
 def _common_change(values: Float32[np.ndarray, "instants places"]) -> float:

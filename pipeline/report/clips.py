@@ -107,26 +107,25 @@ def _describe_too_short(
 
 
 def _describe_dominance(clips: Sequence[ClipCounts]) -> list[str]:
-    """A sentence for the clip, and for the source of several clips, that holds more than a third of
-    the kept windows.
+    """A sentence for each clip, and for each source of several clips, that holds more than a third
+    of the kept windows.
     """
     kept = sum(clip.kept for clip in clips)
-    largest = max(clips, key=lambda clip: clip.kept, default=None)
-    if largest is None or not kept:
-        return []
-    sentences = []
-    if largest.kept > _DOMINANT_SHARE * kept:
-        sentences.append(_describe_share(f"The clip {largest.label}", largest.kept, kept))
-    sources = Counter[str]()
+    sources: dict[str, list[ClipCounts]] = {}
     for clip in clips:
-        if clip.source:
-            sources[clip.source] += clip.kept
-    for source, count in sources.most_common(1):
-        clips_of_source = sum(clip.source == source and clip.kept > 0 for clip in clips)
-        if clips_of_source > 1 and count > _DOMINANT_SHARE * kept:
-            name = clip_label(dict(clip_id=source, uri=""))
-            sentences.append(_describe_share(f"The source {name}", count, kept))
-    return sentences
+        if clip.source and clip.kept:
+            sources.setdefault(clip.source, []).append(clip)
+    holders = [(f"The clip {clip.label}", clip.kept) for clip in clips]
+    holders += [
+        (f"The source {clip_label(dict(clip_id=source, uri=''))}", sum(c.kept for c in members))
+        for source, members in sources.items()
+        if len(members) > 1
+    ]
+    return [
+        _describe_share(name, count, kept)
+        for name, count in sorted(holders, key=lambda holder: -holder[1])
+        if count > _DOMINANT_SHARE * kept
+    ]
 
 
 def _describe_share(name: str, count: int, kept: int) -> str:

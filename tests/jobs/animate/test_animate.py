@@ -334,11 +334,16 @@ def test_a_video_of_any_aspect_moves_whole_and_enlarged_where_it_is_small(
 
 
 def test_a_large_local_swing_is_warned_of_and_a_small_one_is_not(tmp_path, capsys):
-    for name, px in (("wild", 22.0), ("calm", 4.0)):
-        write_dataset(tmp_path / name, {"train-000000": [{"large_motion_px": px}]})
+    """The picture is 40 px wide, so that 2.5 px are as far as 16 px of 256."""
+    sways = {
+        "wild": ({"large_motion_px": 3.0}, True),
+        "calm": ({"large_motion_px": 2.4, "sway_px": 2.4}, False),
+    }
+    for name, (measures, is_warned) in sways.items():
+        write_dataset(tmp_path / name, {"train-000000": [measures]})
         run("--motion", tmp_path / name, "--seconds", 0.2, "--out", tmp_path / f"{name}.webp")
-        message = "moves by 22 px of 40: the picture may melt there, and a --magnify below 1 helps"
-        assert (message in capsys.readouterr().err) == (name == "wild")
+        message = "px of 40: the picture may melt there, and a --magnify below 1 helps"
+        assert (message in capsys.readouterr().err) == is_warned, name
 
 
 def test_a_data_set_without_a_key_gives_its_sample_of_most_motion(tmp_path, capsys):

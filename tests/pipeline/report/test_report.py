@@ -242,7 +242,7 @@ def test_every_clip_is_listed_with_its_windows_and_those_without_a_kept_one_come
     kept = Counter(row["clip_id"] for row in rows if row["outcome"] == "kept")
     empty = {row["clip_id"] for row in rows if row["reason"] != "too_short"} - kept.keys()
     assert kept and f"Nothing was kept of {len(empty)} clips" in nothing
-    assert f"sway 2 5.6 s {windows} 0 {windows} rejected (no motion" in nothing
+    assert f"sway 2 5.6 s {windows} 0 rejected: no motion" in nothing
     assert "no window: " in nothing and "<img src=x" in nothing
     for name, count in kept.items():
         assert re.search(rf"{name} 5\.\d s \d+ {count} ", others)
@@ -266,6 +266,8 @@ def test_a_clip_or_a_source_that_dominates_is_warned_of_near_the_top(tmp_path):
         "The clip clip-train-000000-0 holds 3 of the 4 kept windows (75 %): "
         "over a third of what a model learns from comes from it."
     ]
+    both = warnings("both", {"train-000000": [{}] * 6})
+    assert len(both) == 2 and all("holds 3 of the 6 kept windows (50 %)" in text for text in both)
     many = {"train-000000": [{}] * 9, "train-000001": [{}] * 3}
     assert warnings("many", many) == []
     (source,) = warnings("source", many, source="<i>one camera")
@@ -277,7 +279,7 @@ def test_a_table_of_thousands_of_clips_is_bounded(tmp_path):
     dataset = datasets.write_dataset(tmp_path / "many", {"train-000000": windows})
     text = section_of(page_of(DatasetView(dataset)), "clips")
     assert "Nothing was kept of 60 clips" in text and text.count("and 10 more") == 2
-    assert text.count("3 rejected (too much motion 3)") == 50
+    assert text.count("rejected: too much motion 3") == 50
 
 
 def test_each_sample_has_a_picture_of_its_confidence(real, real_page):
