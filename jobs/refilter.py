@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Makes a view of a dataset: judges its windows again by other thresholds, from what was measured
-when it was extracted.
+when it was extracted, or leaves out those of some clips.
 
     python -m jobs.refilter DATASET --camera-motion 0.5 --name strict
+    python -m jobs.refilter DATASET --without held-out.txt --name training
 
 DATASET:strict then names it wherever a dataset is asked for. Nothing is extracted, and no tar is
 changed.
@@ -24,7 +25,7 @@ from jobs.cli.errors import error_boundary
 from jobs.cli.progress import format_counts
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView
-from pipeline.dataset.views import ViewCounts, refilter
+from pipeline.dataset.views import ViewCounts, choose_left_out, refilter
 from pipeline.filters import PRESETS, Thresholds
 
 
@@ -42,6 +43,10 @@ class Refilter:
     """Set of thresholds to begin with, instead of the dataset's own."""
     workers: int = 1
     """Processes that count the shards of which windows are dropped; with more than one, on Ray."""
+    without: Path | None = None
+    """Text file with a clip id or a source on each line: the view keeps none of their windows."""
+    only: Path | None = None
+    """Text file with a clip id or a source on each line: the view keeps none but their windows."""
     thresholds: Annotated[Thresholds, tyro.conf.arg(name="")] = field(default_factory=Thresholds)
 
     def __post_init__(self):
@@ -60,7 +65,9 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_job(args, defaults)
         with dataset.lock():
             mapper = partial(cluster.parallel_map, workers=job.workers)
-            counts = refilter(dataset, job.name, job.thresholds, mapper)
+            without, only = _read_names(job.without), _read_names(job.only)
+            left_out = choose_left_out(DatasetView(dataset), without or set(), only)
+            counts = refilter(dataset, job.name, job.thresholds, mapper, left_out=left_out)
         print_output("\n".join(_format_view(job, counts)))
 
 
@@ -80,6 +87,16 @@ def _dataset_thresholds(args: Sequence[str]) -> Thresholds | None:
     """
     dataset = next((Dataset(arg) for arg in args if Dataset(arg).run_json.is_file()), None)
     return DatasetView(dataset).thresholds() if dataset else None
+
+
+def _read_names(path: Path | None) -> set[str] | None:
+    """The lines of a text file that are not empty; None without a file."""
+    if path is None:
+        return None
+    try:
+        return {line.strip() for line in path.read_text("utf-8").splitlines()} - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def _format_view(job: Refilter, counts: ViewCounts) -> Iterator[str]:

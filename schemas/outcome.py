@@ -32,6 +32,7 @@ class Reason(StrEnum):
     """
 
     # rejected: the video is sound, its content is not what a motion prior should learn from
+    LEFT_OUT = "left_out"
     DUPLICATE_CLIP = "duplicate_clip"
     TOO_SHORT = "too_short"
     CUT = "cut"

@@ -10,14 +10,16 @@ of ranks and loader workers, gets the same global batches.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from model.data.handover import check_tmpdir, exit_on_lost_batch, receive_batches, share_batch
-from model.data.order import EpochOrder, Position, SampleDraw
+from model.data.order import EpochOrder, Mixture, Position, SampleDraw, parse_mix
 from model.data.shard_index import ShardIndex
 from model.data.shard_reader import FileCache
 from pipeline.dataset.open import DatasetView
@@ -35,12 +37,28 @@ class ShardDataset(Dataset, ABC):
     def __init__(self, views: Sequence[DatasetView], statistics: SpectrumStatistics, split: str):
         check_compatible(views)
         check_matches_shards(statistics, views)
-        self.size = statistics.size
+        self.size, self.views = statistics.size, tuple(views)
         self.shard_index = ShardIndex(views, split)
         self.files = FileCache()
 
     def __len__(self) -> int:
         return len(self.shard_index)
+
+    def scenes(self) -> list[str]:
+        """The digests of the scenes of all samples, sorted."""
+        return sorted({scene.decode() for scene in self.shard_index.scenes.tolist()})
+
+    def mixture(self, mix: Sequence[str], windows_per_scene: int | None) -> Mixture | None:
+        """What an epoch is made of, from one NAME=WEIGHT for each dataset, or none; None if all
+        samples are drawn alike. Raises ValueError unless the names are those of the datasets'
+        folders, and as `Mixture` does.
+        """
+        if not mix and windows_per_scene is None:
+            return None
+        scenes = np.unique(self.shard_index.scenes, return_inverse=True)[1]
+        names = [Path(str(view)).name for view in self.views]
+        weights = parse_mix(mix, names) if mix else None
+        return Mixture(scenes, self.shard_index.datasets, windows_per_scene, weights)
 
     def keys(self, draws: Sequence[SampleDraw]) -> tuple[str, ...]:
         """The keys of these samples."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from model.data.scenes import scene_digest
 from pipeline.dataset.open import DamagedDerived, DatasetView
 from schemas.sample import IMAGE_MEMBER, MOTION_MEMBER
 from schemas.shard_record import HEADER_CHECKSUM_COLUMN, TarDigest, checksum_column, member_columns
@@ -55,6 +56,10 @@ class _ShardSamples(NamedTuple):
     keys: np.ndarray
     locations: Int64[np.ndarray, "samples 6"]
     """The values of `_LOCATION_COLUMNS`."""
+    scenes: np.ndarray
+    """The digest of each sample's scene (scenes.py)."""
+    dataset: int
+    """Which of the datasets it is of, counted from 0."""
 
 
 class ShardIndex:
@@ -67,7 +72,11 @@ class ShardIndex:
 
     def __init__(self, views: Sequence[DatasetView], split: str):
         _check_held_out(views)
-        samples = [shard_samples for view in views for shard_samples in _kept_samples(view, split)]
+        samples = [
+            shard_samples
+            for number, view in enumerate(views)
+            for shard_samples in _kept_samples(view, number, split)
+        ]
         samples.sort(key=lambda shard_samples: shard_samples.shard.digest)
         self.shards = [shard_samples.shard for shard_samples in samples]
         if len({shard.digest for shard in self.shards}) != len(self.shards):
@@ -79,6 +88,8 @@ class ShardIndex:
         self.shard_numbers = np.repeat(np.arange(len(samples)), counts)
         no_keys, no_locations = np.zeros(0, "S1"), np.zeros((0, len(_LOCATION_COLUMNS)), np.int64)
         self.keys = np.concatenate([no_keys, *(part.keys for part in samples)])
+        self.scenes = np.concatenate([no_keys, *(part.scenes for part in samples)])
+        self.datasets = np.repeat([part.dataset for part in samples], counts).astype(np.int64)
         self.locations = np.concatenate([no_locations, *(part.locations for part in samples)])
 
     def __len__(self) -> int:
@@ -91,7 +102,7 @@ class ShardIndex:
         return SampleLocation(shard.path, key, shard.frequencies, image, motion, checksums)
 
 
-def _kept_samples(view: DatasetView, split: str) -> Iterator[_ShardSamples]:
+def _kept_samples(view: DatasetView, number: int, split: str) -> Iterator[_ShardSamples]:
     """The kept samples of each shard of a split. Raises ValueError if the manifest or a shard's tar
     is not the one that the index names.
     """
@@ -100,7 +111,7 @@ def _kept_samples(view: DatasetView, split: str) -> Iterator[_ShardSamples]:
         for name, entry in view.read_index().shards.items()
         if entry.split == split and entry.kept
     }
-    table = view.kept_windows(["shard", "key", *_LOCATION_COLUMNS], split)
+    table = view.kept_windows(["shard", "key", "source", "clip_id", *_LOCATION_COLUMNS], split)
     shard_names = np.array(table["shard"].to_pylist(), str)
     locations = np.stack([table[name].to_numpy() for name in _LOCATION_COLUMNS], axis=1)
     counts = {name: entry.kept for name, entry in entries.items()}
@@ -110,6 +121,8 @@ def _kept_samples(view: DatasetView, split: str) -> Iterator[_ShardSamples]:
             f"quiver finalize {view.dataset.root} rebuilds it"
         )
     keys = np.array(table["key"].to_pylist(), np.bytes_)
+    names = zip(table["source"].to_pylist(), table["clip_id"].to_pylist(), strict=True)
+    scenes = np.array([scene_digest(*name) for name in names], np.bytes_)
     frequencies = view.dataset.contract().config["frequencies"]
     for name, entry in entries.items():
         tar = view.dataset.tar_path(name)
@@ -123,7 +136,8 @@ def _kept_samples(view: DatasetView, split: str) -> Iterator[_ShardSamples]:
             )
         rows = np.flatnonzero(shard_names == name)
         rows = rows[np.argsort(keys[rows], kind="stable")]
-        yield _ShardSamples(_Shard(digest, tar, frequencies), keys[rows], locations[rows])
+        shard = _Shard(digest, tar, frequencies)
+        yield _ShardSamples(shard, keys[rows], locations[rows], scenes[rows], number)
 
 
 def _check_held_out(views: Sequence[DatasetView]) -> None:

@@ -108,11 +108,7 @@ class SpectrumDataset(ShardDataset):
     def _read(self, draw: SampleDraw, image: np.ndarray, spectrum: np.ndarray) -> list[int]:
         """Writes a sample's image and coefficients into these arrays; returns its frequencies."""
         rng, location = draw.rng(), self.shard_index[draw.sample_index]
-        bands = [*range(self.frequencies)]
-        if self.config.drawn:
-            # sorts raw numbers of the generator, which every version of numpy must draw alike
-            raw_numbers = rng.bit_generator.random_raw(self.frequencies)  # pyright: ignore[reportAttributeAccessIssue]
-            bands = sorted(np.argsort(raw_numbers, kind="stable")[: len(spectrum)].tolist())
+        bands = draw_bands(self.frequencies, self.config.drawn, rng)
         pixels = read_image(self.files, location, self.size)
         augmentation = draw_augmentation(self.config.augment, self.size, rng)
         affine, vectors = augmentation.affine, vector_map(augmentation.affine)
@@ -125,6 +121,15 @@ class SpectrumDataset(ShardDataset):
                 augment_spectrum(_as_float32(raw), affine, vectors, out)
                 out[:] = normalize(out[None], self.scale[k : k + 1], self.config.normalisation)[0]
         return bands
+
+
+def draw_bands(frequencies: int, drawn: int | None, rng: np.random.Generator) -> list[int]:
+    """At most `drawn` of the frequencies, from the lowest on; all of them if it is None or 0."""
+    if not drawn:
+        return [*range(frequencies)]
+    # sorts raw numbers of the generator, which every version of numpy must draw alike
+    raw_numbers = rng.bit_generator.random_raw(frequencies)  # pyright: ignore[reportAttributeAccessIssue]
+    return sorted(np.argsort(raw_numbers, kind="stable")[:drawn].tolist())
 
 
 def _build_lookup_tables(

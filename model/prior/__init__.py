@@ -6,7 +6,9 @@ READ FIRST: inference.
     sampling               from noise to latents, and on to coefficients in pixels
     loop_guidance          sampling that is guided to motion which loops
     diffusion              noise schedule, training loss and DDIM step
+    config                 the settings of the denoiser
     denoiser               the U-Net on one frequency, or on all as channels
+    photo_encoder          from the photograph to the features that the denoiser is given
     frequency_attention    attention across the frequencies of a trained denoiser
     autoencoder            spectral slices to latents and back
     linear_init            the autoencoder's first weights

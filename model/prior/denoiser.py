@@ -10,150 +10,16 @@ Three networks have this signature, the paper's method and the two that it is co
     volume        one 2D U-Net on the 4K channels of all frequencies at once: `VolumeDenoiser`
 """
 
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from model.prior.diffusers_modules import (
-    ResnetBlock2D,
-    UNet2DConditionModel,
-    UNet2DModel,
-    check_widths,
-)
-from model.prior.diffusion import Prediction, noise_from_output
-
-_Mode = Literal["coordinated", "independent", "volume"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DenoiserConfig:
-    """The settings of the network; the defaults are the paper's: base width 128, multipliers 1, 4,
-    8. Raises ValueError if a value is out of range.
-    """
-
-    mode: _Mode = "coordinated"
-    frequencies: int = 16
-    """K."""
-    prediction: Prediction = "noise"
-    """What the U-Net predicts; in the paper it is the noise. A velocity is learned faster
-    (docs/design/decisions/0010).
-    """
-    channels: tuple[int, ...] = (128, 512, 1024)
-    """Width of each level of the U-Net, finest first; every level after the first halves the size.
-    """
-    attention_levels: tuple[int, ...] = (1, 2)
-    """Levels with attention between pixels, 0 the finest; the middle always has it."""
-    layers_per_block: int = 2
-    head_channels: int = 64
-    """Width of an attention head; divides every width."""
-    norm_groups: int = 32
-    """Groups of the group normalization; divides every width."""
-    latent_channels: int = 4
-    features: int = 16
-    """Channels of the photograph's features."""
-    image_channels: tuple[int, ...] = (64, 128, 256)
-    """Width of each level of the photograph's encoder; it needs as many levels as the autoencoder,
-    so that its features have the size of the latents.
-    """
-    text_channels: int = 0
-    """Width of the text embedding that a pretrained U-Net attends to, for which it is given zeros;
-    0 without one.
-    """
-    heads: tuple[int, ...] = ()
-    """Attention heads of each level of a pretrained U-Net; if empty, `head_channels` decides."""
-
-    def __post_init__(self):
-        if self.mode not in get_args(_Mode):
-            raise ValueError(f"mode is {self.mode!r}, expected one of {', '.join(get_args(_Mode))}")
-        if self.prediction not in get_args(Prediction):
-            raise ValueError(
-                f"prediction is {self.prediction!r}, "
-                f"expected one of {', '.join(get_args(Prediction))}"
-            )
-        if self.frequencies < 1:
-            raise ValueError(f"frequencies are {self.frequencies}, expected at least 1")
-        check_widths(self.channels, self.norm_groups)
-        check_widths(self.image_channels, self.norm_groups, "image channels")
-        for name in ("layers_per_block", "head_channels", "latent_channels", "features"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name.replace('_', ' ')} are {getattr(self, name)}, expected at least 1"
-                )
-        if any(width % self.head_channels for width in self.channels):
-            raise ValueError(
-                f"channels are {self.channels}, "
-                f"expected multiples of the {self.head_channels} channels of a head"
-            )
-        if not set(self.attention_levels) <= set(range(len(self.channels))):
-            raise ValueError(
-                f"attention levels are {self.attention_levels}, "
-                f"expected some of 0 to {len(self.channels) - 1}"
-            )
-        self._check_text()
-
-    def _check_text(self):
-        if self.text_channels < 0:
-            raise ValueError(f"text channels are {self.text_channels}, expected at least 0")
-        if self.heads and not (self.text_channels and len(self.heads) == len(self.channels)):
-            raise ValueError(
-                f"heads are {self.heads}, expected some for each of {len(self.channels)} levels, "
-                "of a network with text, or none"
-            )
-        if any(
-            heads < 1 or width % heads
-            for width, heads in zip(self.channels, self.heads, strict=False)
-        ):
-            raise ValueError(
-                f"heads are {self.heads}, expected divisors of the channels {self.channels}"
-            )
-
-
-class ImageEncoder(nn.Module):
-    """A small ResNet from a photograph to features at the size of the latents."""
-
-    def __init__(self, config: DenoiserConfig):
-        super().__init__()
-        widths, groups = config.image_channels, config.norm_groups
-        self.enter = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.blocks = nn.ModuleList([_make_residual_block(widths[0], widths[0], groups)])
-        for width, wider in pairwise(widths):
-            self.blocks += [
-                _make_residual_block(width, wider, groups, down=True),
-                _make_residual_block(wider, wider, groups),
-            ]
-        # the last normalization gives the features the magnitude of the latents beside them: with
-        # random weights it would be a twentieth of that, and the photograph would be ignored for
-        # hundreds of steps
-        self.leave = nn.Sequential(
-            nn.GroupNorm(groups, widths[-1]),
-            nn.SiLU(),
-            nn.Conv2d(widths[-1], config.features, 3, padding=1),
-            nn.GroupNorm(config.features, config.features),
-        )
-
-    def forward(
-        self, image: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch features h w"]:
-        """The features of photographs in -1 .. 1."""
-        x = self.enter(image)
-        for block in self.blocks:
-            x = block(x, None)
-        return self.leave(x)
-
-
-def _make_residual_block(width: int, wider: int, groups: int, down: bool = False) -> Any:
-    """A residual block without an embedding of the step; `down` halves the size first."""
-    return ResnetBlock2D(
-        in_channels=width,
-        out_channels=wider,
-        temb_channels=None,  # pyright: ignore[reportArgumentType]
-        groups=groups,
-        down=down,
-    )
+from model.prior.config import DenoiserConfig
+from model.prior.diffusers_modules import UNet2DConditionModel, UNet2DModel
+from model.prior.diffusion import noise_from_output
+from model.prior.photo_encoder import build_encoder
 
 
 class SliceDenoiser(nn.Module):
@@ -162,7 +28,7 @@ class SliceDenoiser(nn.Module):
     def __init__(self, config: DenoiserConfig):
         super().__init__()
         self.config = config
-        self.encoder = ImageEncoder(config)
+        self.encoder = build_encoder(config)
         self.unet = build_unet(config, config.latent_channels, class_embed_type="timestep")
 
     def features(
@@ -202,7 +68,7 @@ class VolumeDenoiser(nn.Module):
     def __init__(self, config: DenoiserConfig):
         super().__init__()
         self.config = config
-        self.encoder = ImageEncoder(config)
+        self.encoder = build_encoder(config)
         self.unet = build_unet(config, config.latent_channels * config.frequencies)
 
     def features(

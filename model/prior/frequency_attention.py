@@ -95,7 +95,7 @@ class _CoordinatedBlock(nn.Module):
 class CoordinatedDenoiser(nn.Module):
     """A frozen `SliceDenoiser` whose frequencies attend to one another.
 
-    The frozen layers have neither dropout nor batch statistics, so train() and eval() are alike.
+    The frozen layers stay as in evaluation, whatever the mode, so train() and eval() are alike.
     """
 
     def __init__(self, denoiser: SliceDenoiser):
@@ -106,6 +106,13 @@ class CoordinatedDenoiser(nn.Module):
         unet.down_blocks = nn.ModuleList(self._with_attention(unet.down_blocks, widths))
         unet.mid_block = _CoordinatedBlock(unet.mid_block, widths[-1], self.config)
         unet.up_blocks = nn.ModuleList(self._with_attention(unet.up_blocks, widths[::-1]))
+        self.train()
+
+    def train(self, mode: bool = True) -> "CoordinatedDenoiser":
+        """Leaves the frozen layers, which may have dropout, as in evaluation."""
+        super().train(mode)
+        self.slices.encoder.eval()
+        return self
 
     def _with_attention(self, blocks: Any, widths: tuple[int, ...]) -> list[_CoordinatedBlock]:
         return [

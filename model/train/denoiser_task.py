@@ -21,6 +21,7 @@ from model.train.autoencoder_task import (
     draw_comparison,
     iterate_spread_samples,
 )
+from model.train.latents import LatentBatch
 from model.train.training_loop import to_device
 
 _LOGGED_SAMPLING_STEPS = 20
@@ -49,12 +50,16 @@ class DenoiserTask:
         self.test_set, self.condition_dropout = test_set, condition_dropout
         self.autoencoder.network.requires_grad_(False).eval()
         self.is_slice_denoiser = isinstance(denoiser, SliceDenoiser)
+        # of the second stage alone: the first has nothing frozen but an encoder, which a checkpoint
+        # restores
         self.frozen_digest = digest_weights(
             {name: value for name, value in denoiser.named_parameters() if not value.requires_grad}
+            if isinstance(denoiser, CoordinatedDenoiser)
+            else {}
         )
         self.prediction: Prediction = denoiser.config.prediction
 
-    def keys(self, batch: SpectrumBatch) -> list[str]:
+    def keys(self, batch: SpectrumBatch | LatentBatch) -> list[str]:
         return list(batch.keys)
 
     def config(self) -> dict[str, Any]:
@@ -72,7 +77,10 @@ class DenoiserTask:
         return {"autoencoder": self.autoencoder.network.state_dict()}
 
     def loss(
-        self, network: nn.Module, batch: SpectrumBatch, generator: torch.Generator
+        self,
+        network: nn.Module,
+        batch: SpectrumBatch | LatentBatch,
+        generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         bands = batch.frequency_index if self.is_slice_denoiser else None
         return self._denoising_loss(network, batch, bands, generator, self.condition_dropout), {}
@@ -101,7 +109,7 @@ class DenoiserTask:
     def _denoising_loss(
         self,
         network: nn.Module,
-        batch: SpectrumBatch,
+        batch: SpectrumBatch | LatentBatch,
         bands: Tensor | None,
         generator: torch.Generator,
         condition_dropout: float,
@@ -115,8 +123,10 @@ class DenoiserTask:
         predicted = network(add_noise(z0, n, noise), n, batch.image, has_condition, bands)
         return denoising_error(predicted, noise, n, self.prediction).mean()
 
-    def _encode(self, batch: SpectrumBatch) -> Float[Tensor, "batch freq 4 h w"]:
+    def _encode(self, batch: SpectrumBatch | LatentBatch) -> Float[Tensor, "batch freq 4 h w"]:
         """White latents."""
+        if isinstance(batch, LatentBatch):
+            return batch.latents
         with torch.no_grad():
             return self.autoencoder.network.to(batch.spectrum.device).encode_white(batch.spectrum)
 

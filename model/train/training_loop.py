@@ -11,10 +11,11 @@ so that a training resumed from a checkpoint takes the steps that it would have 
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 import torch.distributed
@@ -39,6 +40,22 @@ class TrainConfig:
     """Optimizer steps of the complete training."""
     batch: int = 8
     """Samples a step, over all processes."""
+    accumulate: int = 1
+    """Parts of a batch whose gradients are added up one after the other, for a GPU that cannot hold
+    the complete batch; divides the samples of each process.
+    """
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a
+    third more time.
+    """
+    mix: tuple[str, ...] = ()
+    """NAME=WEIGHT for each dataset, by the name of its folder: its share in every batch; without
+    it, as many samples of each as it has.
+    """
+    windows_per_scene: int | None = None
+    """At most so many windows of a scene (the clips of one source) are drawn in an epoch, others in
+    each; without it, all.
+    """
     learning_rate: float = 5e-5
     warm_up: int = 100
     """Steps over which the learning rate rises from 0."""
@@ -66,7 +83,15 @@ class TrainConfig:
     """Steps between evaluations on the test split, with images."""
 
     def __post_init__(self):
-        for name in ("steps", "batch", "save_every", "keep", "log_every", "picture_every"):
+        for name in (
+            "steps",
+            "batch",
+            "accumulate",
+            "save_every",
+            "keep",
+            "log_every",
+            "picture_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         for name in ("learning_rate", "ema"):
@@ -136,7 +161,10 @@ def train_on_shards(
 ) -> Iterator[LogEntry]:
     """Runs `train` on the samples of a dataset, of which this rank reads its part."""
     group = current_group()
-    order = EpochOrder(count=len(dataset), seed=config.seed, global_batch=config.batch)
+    mixture = dataset.mixture(config.mix, config.windows_per_scene)
+    order = EpochOrder(
+        count=len(dataset), seed=config.seed, global_batch=config.batch, mixture=mixture
+    )
 
     def batches(position: Position) -> Iterator[tuple[Any, Position]]:
         return load_batches(
@@ -149,7 +177,7 @@ def train_on_shards(
             pinned=config.device == "cuda",
         )
 
-    yield from train(task, batches, config, out, warn)
+    yield from train(task, batches, config, out, warn, scenes=dataset.scenes())
 
 
 def train(
@@ -158,11 +186,13 @@ def train(
     config: TrainConfig,
     out: Path,
     warn: Callable[[str], object] = warnings.warn,
+    scenes: Sequence[str] = (),
 ) -> Iterator[LogEntry]:
     """Trains to the last step, from the newest complete checkpoint in `out` if there is one; yields
     what it logs.
 
     `batches` gives the batches of this rank from a position on, each with the position after it.
+    Checkpoints name the `scenes` that are trained on, so that a network is measured on others.
     Rank 0 calls `warn` with a sentence for each damaged checkpoint that is skipped. Raises
     TrainingDiverged, naming the samples, if the loss is not finite; ValueError if `out` holds the
     checkpoints of another training, or only damaged ones; OSError, naming the file, if one cannot
@@ -184,7 +214,7 @@ def train(
             yield log.write_entry(step + 1)
         with log.exclude_time():
             if (step + 1) % config.save_every == 0 or last:
-                state.save(out, position)
+                state.save(out, position, scenes)
 
 
 def resolve_device(config: TrainConfig) -> torch.device:
@@ -203,6 +233,8 @@ class _State:
     ):
         self.task, self.config, self.device, self.group, self.step = task, config, device, group, 0
         self.network = task.network.to(device)
+        if config.checkpoint_activations:
+            keep_fewer_activations(self.network)
         self.ema_model = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=False
         )
@@ -221,20 +253,36 @@ class _State:
             group["lr"] = config.learning_rate * _learning_rate_factor(step, config)
         generator = torch.Generator().manual_seed(_combine_seed(config.seed, step, self.group.rank))
         bfloat16 = config.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            loss, scalars = self.task.loss(
-                self.ddp_network, to_device(batch, self.device), generator
-            )
-        self._check_finite("loss", loss, step, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        means: dict[str, Tensor] = {}
+        parts = split_batch(batch, config.accumulate)
+        for number, part in enumerate(parts):
+            with (
+                self._sync_gradients(number + 1 == len(parts)),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16),
+            ):
+                loss, scalars = self.task.loss(
+                    self.ddp_network, to_device(part, self.device), generator
+                )
+                self._check_finite("loss", loss, step, part)
+                with torch.autocast(self.device.type, enabled=False):
+                    (loss / len(parts)).backward()
+            for name, value in ({"loss": loss} | scalars).items():
+                means[name] = means.get(name, 0) + value.detach() / len(parts)
         norm = nn.utils.clip_grad_norm_(self.trainable_parameters, config.clip)
         self._check_finite("gradient", norm, step, batch)
         self.optimizer.step()
         self.ema_model.update_parameters(self.network)
         self.step = step + 1
-        scalars = {"loss": loss, "gradient": norm} | scalars
-        return {name: value.detach() for name, value in scalars.items()}
+        return means | {"gradient": norm.detach()}
+
+    def _sync_gradients(self, wanted: bool) -> AbstractContextManager[object]:
+        """Leaves gradients where they are, unless `wanted`: of several parts of a batch only the
+        last needs those of the other ranks.
+        """
+        if wanted or not isinstance(self.ddp_network, DistributedDataParallel):
+            return nullcontext()
+        return self.ddp_network.no_sync()
 
     def _check_finite(self, name: str, value: Tensor, step: int, batch: Any) -> None:
         if not torch.isfinite(value):
@@ -252,7 +300,7 @@ class _State:
         average.eval()
         return self.task.evaluate(average, self.device)
 
-    def save(self, out: Path, position: Position) -> None:
+    def save(self, out: Path, position: Position, scenes: Sequence[str]) -> None:
         """Writes a checkpoint on rank 0, while the others wait."""
         if self.group.rank == 0:
             with torch.no_grad():
@@ -266,7 +314,11 @@ class _State:
                 "averaged": int(self.ema_model.n_averaged),
                 "position": asdict(position),
             }
-            config = self.task.config() | {"training": asdict(self.config), "step": self.step}
+            config = self.task.config() | {
+                "training": asdict(self.config),
+                "step": self.step,
+                "scenes": list(scenes),
+            }
             checkpoints.write(out, self.step, config, states, training, self.config.keep)
         if self.group.world_size > 1:
             torch.distributed.barrier()
@@ -324,6 +376,8 @@ def _check_same_training(
     """
     may_differ = {
         *(() if config.decay else ("steps",)),
+        "accumulate",
+        "checkpoint_activations",
         "save_every",
         "keep",
         "log_every",
@@ -337,20 +391,31 @@ def _check_same_training(
         return {name: value for name, value in fields.items() if name not in may_differ}
 
     # through JSON like the checkpoint, which turns tuples into lists
-    current = json.loads(json.dumps(dict(task))) | compared(asdict(config))
+    current = json.loads(json.dumps(dict(task) | compared(asdict(config))))
     earlier = {
-        name: value for name, value in saved.items() if name not in ("format", "step", "training")
-    } | compared(dict(saved.get("training", {})))
+        name: value
+        for name, value in saved.items()
+        if name not in ("format", "step", "training", "scenes")
+    } | compared(json.loads(json.dumps(asdict(TrainConfig()))) | dict(saved.get("training", {})))
     different = [
         name
         for name in sorted(current.keys() | earlier.keys())
-        if current.get(name) != earlier.get(name)
+        if _with_newer(earlier.get(name), current.get(name)) != current.get(name)
     ]
     if different:
         raise ValueError(
             f"{out} holds checkpoints of another training ({', '.join(different)} differ), "
             "expected the same settings or another --out"
         )
+
+
+def _with_newer(saved: Any, current: Any) -> Any:
+    """Saved settings of a network, with those that did not exist when they were saved: their
+    defaults do what was done then, and if they are not, the weights do not fit.
+    """
+    if isinstance(saved, dict) and isinstance(current, dict):
+        return {name: value for name, value in current.items() if name not in saved} | saved
+    return saved
 
 
 def _learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -366,6 +431,34 @@ def _combine_seed(*numbers: int) -> int:
     for number in numbers:
         seed = (seed * 1_000_003 + number) % (1 << 63)
     return seed
+
+
+def split_batch(batch: Any, parts: int) -> list[Any]:
+    """A named tuple of tensors and tuples with an entry for each sample, in equal parts. Raises
+    ValueError if the samples cannot be divided so.
+    """
+    if parts == 1:
+        return [batch]
+    count = len(batch[0])
+    if count % parts:
+        raise ValueError(
+            f"accumulate is {parts}, expected a divisor of the {count} samples of a process"
+        )
+    size = count // parts
+    return [type(batch)(*(field[i : i + size] for field in batch)) for i in range(0, count, size)]
+
+
+def keep_fewer_activations(network: nn.Module) -> None:
+    """Makes every part of a network that can do so compute its activations again in the backward
+    pass. Raises ValueError if there is none.
+    """
+    parts = [part for part in network.modules() if hasattr(part, "enable_gradient_checkpointing")]
+    if not parts:
+        raise ValueError(
+            "checkpoint_activations is on, and the network keeps all of its activations"
+        )
+    for part in parts:
+        cast(Any, part).enable_gradient_checkpointing()
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

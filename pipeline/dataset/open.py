@@ -224,6 +224,20 @@ class DatasetView:
             advice = f": {command} makes the view again"
             raise ValueError(problem + advice * bool(self.view)) from error
 
+    def left_out(self) -> tuple[str, ...]:
+        """The clip ids and sources whose windows the view leaves out, sorted; none for a dataset.
+        Raises ValueError if the definition cannot be read.
+        """
+        if not self.view:
+            return ()
+        try:
+            names = self.read_definition().get("left_out", [])
+            if not all(isinstance(name, str) for name in names):
+                raise ValueError("left_out is no list of names")
+            return tuple(names)
+        except (AttributeError, KeyError, OSError, TypeError, RecursionError) as error:
+            raise ValueError(f"{self.derived_path('json')} cannot be read: {error!r}") from error
+
     def read_definition(self) -> dict[str, Any]:
         """Returns the definition of a view. Raises ValueError if the file has changed, KeyError if
         it is no definition.

@@ -1,6 +1,7 @@
-"""Write views of a dataset: its windows judged again by other thresholds, from stored measures.
+"""Write views of a dataset: its windows judged again by other thresholds, from stored measures, or
+without those of some clips.
 
-    views/NAME.json        the definition of the view: its thresholds, sealed
+    views/NAME.json        the definition of the view: thresholds and clips left out, sealed
     views/NAME.parquet     the manifest with the new outcomes
     views/NAME.index.json  NAME.histogram.safetensors  NAME.statistics.json
                            the same as the dataset's own (finalize.py)
@@ -12,7 +13,7 @@ stays rejected. Writing a view reads only the tars of which it drops a part, eac
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -33,7 +34,7 @@ from pipeline.dataset.finalize import (
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import TABLE_READ_ERRORS, DamagedDerived, DatasetView, iter_samples
 from pipeline.filters import Thresholds, judge
-from schemas.outcome import Outcome, Stage
+from schemas.outcome import Outcome, Reason, Stage
 from schemas.records import MANIFEST_SCHEMA, IndexEntry, ManifestRow
 from schemas.run_contract import to_json_value
 from schemas.seal import seal, to_json
@@ -71,8 +72,10 @@ def refilter(
     thresholds: Thresholds,
     map_unordered: _UnorderedMap,
     into: Dataset | None = None,
+    left_out: Collection[str] = (),
 ) -> ViewCounts:
     """Writes a view, into the dataset's folder or another; `map_unordered` runs the pass over tars.
+    `left_out` has the clip ids and the sources whose windows it does not keep.
 
     Raises ValueError if the name is invalid, the dataset's index is missing, or a sample cannot be
     read.
@@ -81,20 +84,44 @@ def refilter(
     entries = view.base().read_index().shards
     for suffix in ("index.json", "report.html"):  # without its index, the view does not exist
         view.derived_dataset.publish(view.derived_path(suffix), None)
-    definition = dict(
+    definition: dict[str, Any] = dict(
         view=view.view, run=dataset.run_digest(), thresholds=to_json_value(asdict(thresholds))
     )
+    if left_out:  # without any, the definition is the one that earlier versions wrote
+        definition["left_out"] = sorted(left_out)
     view.derived_dataset.publish(view.derived_path("json"), seal(definition, indent=1))
     counts, index = ViewCounts(), dict(entries)
     with manifest_writer(view) as write:
         for shard, rows in groupby(_read_manifest(dataset), key=lambda row: row.shard):
-            rejudged = [_rejudge_row(row, thresholds, counts) for row in rows]
+            rejudged = [_rejudge_row(row, thresholds, left_out, counts) for row in rows]
             write(rejudged)
             if shard is not None and shard in entries:
                 index[shard] = _update_index_entry(rejudged, entries[shard])
     write_index(view, index, write_merged_histogram(view, index, map_unordered))
     write_statistics(view)
     return counts
+
+
+def choose_left_out(
+    view: DatasetView, without: Collection[str], only: Collection[str] | None
+) -> set[str]:
+    """The names that a view leaves out: those of `without`, and the clips that are not in `only`.
+
+    A name is a clip id or a source. Raises ValueError if one is of no clip of the dataset.
+    """
+    table = view.read_table(columns=["clip_id", "source"])
+    sources = dict(zip(table["clip_id"].to_pylist(), table["source"].to_pylist(), strict=True))
+    names = {*without, *(only or ())}
+    if unknown := sorted(names - sources.keys() - set(sources.values())):
+        raise ValueError(
+            f"{len(unknown)} of {len(names)} names are of no clip of {view}, {unknown[0]!r} for "
+            "one, expected clip ids or sources"
+        )
+    if only is None:
+        return set(without)
+    return set(without) | {
+        clip for clip, source in sources.items() if clip not in only and source not in only
+    }
 
 
 def write_merged_histogram(
@@ -128,7 +155,7 @@ def rebuild_views(
     """Writes every view again, with its own thresholds; returns the views."""
     views = [DatasetView(dataset, name) for name in list_views(dataset)]
     for view in views:
-        refilter(dataset, str(view.view), view.thresholds(), map_unordered, into)
+        refilter(dataset, str(view.view), view.thresholds(), map_unordered, into, view.left_out())
     return views
 
 
@@ -200,11 +227,15 @@ def _read_manifest(dataset: Dataset) -> Iterator[ManifestRow]:
         raise ValueError(f"{dataset.manifest} is of other shards than are there: {rebuild}")
 
 
-def _rejudge_row(row: ManifestRow, thresholds: Thresholds, counts: ViewCounts) -> ManifestRow:
+def _rejudge_row(
+    row: ManifestRow, thresholds: Thresholds, left_out: Collection[str], counts: ViewCounts
+) -> ManifestRow:
     """Returns the row with the outcome by these thresholds, and adds it to `counts`."""
     if row.key is None or row.outcome == Outcome.QUARANTINED or row.measures is None:
         return row
     verdicts, is_stored = judge(row.measures, thresholds), row.outcome == Outcome.KEPT
+    if row.clip_id in left_out or row.source in left_out:
+        verdicts = [Reason.LEFT_OUT, *verdicts]
     if not verdicts:
         counts.kept += is_stored
         counts.to_extract += not is_stored

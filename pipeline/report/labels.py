@@ -127,6 +127,7 @@ MEASURE_LABELS = {
 
 REASON_TEXTS = {
     "duplicate_clip": "the same video was listed before",
+    "left_out": "left out by a list",
     "too_short": "shorter than one window",
     "cut": "the scene changes within the window",
     "fade": "the light or the contrast of the whole picture changes",

@@ -31,7 +31,7 @@ FOLDERS = {
         *["preview", "whole_clip", "report", "synthetic", "flow_benchmark"],
     ],
     "model": [
-        *["device", "normalizer", "checkpoints", "backbones"],
+        *["device", "normalizer", "checkpoints", "backbones", "efficientnet"],
         *["data", "prior", "motion", "render", "evaluate", "train", "pages"],
     ],
     "jobs": ["cluster", "cli", "verbs", "ablation", "measure"],

@@ -5,10 +5,11 @@ on.
 import pytest
 import torch
 
-from model.prior.denoiser import DenoiserConfig, ImageEncoder, SliceDenoiser
+from model.prior.denoiser import DenoiserConfig, SliceDenoiser
 from model.prior.diffusion import amplitudes
 from model.prior.frequency_attention import build_denoiser
 from model.prior.inference import ConditionedDenoiser
+from model.prior.photo_encoder import ImageEncoder
 from tests.support.tiny import perturb_weights, random_tensor, tiny_config
 
 MODES = ["coordinated", "independent", "volume"]
