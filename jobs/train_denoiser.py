@@ -221,6 +221,8 @@ def _train_stage(
         all_frequencies=not is_slices or job.latent_variants > 0,
     )
     if job.latent_variants:
+        # a mistake in the mixture is told before anything is encoded
+        training_set.mixture(config.mix, config.windows_per_scene)
         paths = _encode_latents(job, autoencoder, training_set)
         training_set = LatentDataset(training_set, paths, job.slices if is_slices else None)
     task = DenoiserTask(denoiser, autoencoder, test_set)

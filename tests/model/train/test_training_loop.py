@@ -175,3 +175,36 @@ def test_a_gpu_that_is_not_there_is_a_sentence():
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         replace(CONFIG, **wrong)
+
+
+def test_gradients_added_up_over_parts_of_a_batch_are_those_of_the_batch(tmp_path):
+    """To rounding: a line without noise, whose batch of four is one, two or four parts."""
+
+    class Exact(Line):
+        def loss(self, network, batch: Numbers, generator):
+            error = (network(batch.x) - 2 * batch.x).square().mean()
+            return error, {"error": error}
+
+    def train_with(accumulate: int) -> tuple[float, list[dict[str, float]]]:
+        task = Exact()
+        config = replace(CONFIG, batch=4, accumulate=accumulate)
+        order = EpochOrder(count=5, seed=1, global_batch=4)
+
+        def stream(position: Position) -> Iterator[tuple[Numbers, Position]]:
+            for draws, after in order.batches(position):
+                numbers = [float(draw.sample_index) for draw in draws]
+                yield Numbers(torch.tensor(numbers)[:, None], tuple(map(str, numbers))), after
+
+        out = tmp_path / str(accumulate)
+        logged = [entry.scalars for entry in train(task, stream, config, out)]
+        return float(task.network.weight.detach()), logged
+
+    weight, logged = train_with(1)
+    for accumulate in (2, 4):
+        other_weight, other_logged = train_with(accumulate)
+        assert other_weight == pytest.approx(weight, rel=1e-5)
+        for entry, other in zip(logged, other_logged, strict=True):
+            for name in ("loss", "error", "gradient"):
+                assert other[name] == pytest.approx(entry[name], rel=1e-4)
+    with pytest.raises(ValueError, match="accumulate is 3, expected a divisor of the 4 samples"):
+        train_with(3)
