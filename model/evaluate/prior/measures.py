@@ -52,6 +52,11 @@ class RealMotion:
         """The amplitude of each pixel, pixels."""
         return amplitude_map(self.spectrum, self.frames)
 
+    @cached_property
+    def itself(self) -> dict[str, float]:
+        """What `measure_itself` gives."""
+        return measure_itself(self.spectrum, self.believed, self.frames)
+
 
 def amplitude_map(spectrum: _Spectrum, frames: int) -> _Map:
     """2 / T sqrt(sum of |S_k|^2 over k >= 1, x and y), pixels: the amplitude of a sway of one
@@ -71,18 +76,25 @@ def measure_samples(spectra: Sequence[_Spectrum], real: RealMotion) -> dict[str,
 
 def _measure_motion(spectrum: _Spectrum, real: RealMotion) -> dict[str, float]:
     """Every measure of one predicted motion."""
-    own, true = (measure_coherence(s, real.believed) for s in (spectrum, real.spectrum))
-    rest, true_rest = (
-        initial_motion_ratio(_flatten(s, real.believed), real.frames)
-        for s in (spectrum, real.spectrum)
+    itself = measure_itself(spectrum, real.believed, real.frames)
+    return (
+        measure_amplitudes([spectrum], real)
+        | {name: abs(value - real.itself[name]) for name, value in itself.items()}
+        | {f"{name}_itself": value for name, value in itself.items()}
     )
-    return measure_amplitudes([spectrum], real) | dict(
-        space=abs(own["space"] - true["space"]),
-        phase=abs(own["phase"] - true["phase"]),
-        rest_error=abs(rest - true_rest),
-        space_itself=own["space"],
-        phase_itself=own["phase"],
-        rest=rest,
+
+
+def measure_itself(
+    spectrum: _Spectrum, believed: Bool[np.ndarray, "height width"], frames: int
+) -> dict[str, float]:
+    """How a motion hangs together, without any other: in space, in phase from band to band
+    (docs/design/maths.md, 35), and whether it starts at rest (14).
+    """
+    flat = _flatten(spectrum, believed)
+    return dict(
+        space=spatial_coherence(spectrum, believed),
+        phase=phase_coherence(flat),
+        rest=initial_motion_ratio(flat, frames),
     )
 
 
@@ -138,16 +150,6 @@ def level_error(predicted: _Map, real: _Map, believed: Bool[np.ndarray, "height 
     """
     means = [max(float(values[believed].mean()), MIN_SWAY_PX) for values in (predicted, real)]
     return float(abs(np.log(means[0] / means[1])))
-
-
-def measure_coherence(
-    spectrum: _Spectrum, believed: Bool[np.ndarray, "height width"]
-) -> dict[str, float]:
-    """How a motion hangs together in space, and in phase from band to band."""
-    return dict(
-        space=spatial_coherence(spectrum, believed),
-        phase=phase_coherence(_flatten(spectrum, believed)),
-    )
 
 
 def spatial_coherence(spectrum: _Spectrum, believed: Bool[np.ndarray, "height width"]) -> float:

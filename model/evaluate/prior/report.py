@@ -1,0 +1,183 @@
+"""The page of `quiver evaluate-prior`: tables, and pictures of some scenes, without a script."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from model.evaluate.prior.evaluation import PRIOR_LOOP, PRIOR_SAMPLE, PRIORS, WindowResult
+from model.evaluate.prior.table import (
+    ITSELF,
+    MEASURES,
+    Estimate,
+    PriorMeasure,
+    grid_of,
+    mark_difference,
+)
+from pipeline.images.draw import heat_map, scale_limit
+from pipeline.report.labels import format_count, format_number
+from pipeline.report.layout import (
+    Cell,
+    Section,
+    SlicePicture,
+    Table,
+    Tile,
+    protocol_section,
+    render_sections,
+    slice_picture,
+    webp_uri,
+)
+
+_MEASURE_TEXTS = (
+    "Where: how well the amplitude finds the quarter of the picture that moves most, as the area "
+    "under the ROC curve; 1 finds all of it, 0.5 is chance. How much: the size of the logarithm of "
+    "the ratio of mean amplitudes; 0.69 is twice or half. Spectrum: the root mean square over "
+    "frequencies of the difference in power; 6 dB is twice the amplitude.",
+    "In space, in phase and rest at start say how far the motion is from the real one in what it "
+    "is by itself: how alike pixels move that are 8 px apart, how alike the phase turns from band "
+    "to band, and how far it is from rest at its first instant, relative to its root mean square.",
+)
+_DIFFERENCE_TEXTS = (
+    "The number of the prior less that of the prediction, scene by scene, so that easy and hard "
+    "scenes cancel. Better and worse stand where the interval of 95 % leaves out 0.",
+)
+
+
+def render_prior_page(
+    record: Mapping[str, Any],
+    table: Sequence[Estimate],
+    differences: Sequence[Estimate],
+    results: Sequence[WindowResult],
+) -> str:
+    """The page, from the content of prior_evaluation.json, its tables, and the windows with their
+    pictures.
+    """
+    count = len(record["scenes"])
+    sections = [
+        Section(
+            "Beside the real motion",
+            [*_MEASURE_TEXTS, *(f"{remark}." for remark in record["remarks"])],
+            table=_make_table(table, MEASURES),
+        ),
+        Section(
+            "By itself",
+            [
+                "Neither is good or bad: the last row is what the prior should come to. Variety is "
+                "the mean distance of the motions of several seeds, each brought to length 1: 0 if "
+                "all are alike, 1.41 if they have nothing in common."
+            ],
+            table=_make_table(table, ITSELF),
+        ),
+        Section("Against each prediction", _DIFFERENCE_TEXTS, _make_table(differences, MEASURES)),
+        *_seam_sections(results),
+        *(_scene_section(result) for result in results if result.pictures),
+        protocol_section(
+            dict(command=record["command"], checkpoint=record["checkpoint"]) | record["protocol"]
+        ),
+    ]
+    values = {(cell.row, cell.measure): cell.value for cell in table}
+    tiles = [
+        Tile("scenes", format_number(count)),
+        Tile("windows", format_number(len(results))),
+        *(
+            Tile(
+                f"where, {row.removeprefix('prior, ')}", f"{values[row, 'where']:.3f}", accent=True
+            )
+            for row in PRIORS
+            if (row, "where") in values
+        ),
+    ]
+    return render_sections(
+        over="Evaluation of a motion prior",
+        title="Does it know what moves?",
+        lede=(
+            f"Motion sampled for photographs of {format_count(count, 'scene')} that the prior was "
+            "not trained on, beside the real motion and beside predictions that need no prior."
+        ),
+        tiles=tiles,
+        sections=sections,
+        slices_per_row=4,
+    )
+
+
+def _make_table(estimates: Sequence[Estimate], measures: Sequence[PriorMeasure]) -> Table:
+    """A row for each row of the table, or each two that are compared."""
+    rows = []
+    for (row, than), cells in grid_of(estimates, measures).items():
+        texts = [
+            "" if cell is None else _format_cell(cell, measure)
+            for cell, measure in zip(cells, measures, strict=True)
+        ]
+        scenes = str(max(cell.scenes for cell in cells if cell))
+        name = row if than is None else f"{row}, less {than}"
+        rows.append([Cell(text) for text in (name, *texts, scenes)])
+    return Table(["", *(measure.title for measure in measures), "scenes"], rows)
+
+
+def _format_cell(cell: Estimate, measure: PriorMeasure) -> str:
+    half = "" if cell.half is None else f" ± {cell.half:.2f}"
+    if cell.than is None:
+        return f"{cell.value:.3f}{half}"
+    return f"{cell.value:+.3f}{half} {mark_difference(cell, measure)}".rstrip()
+
+
+def _seam_sections(results: Sequence[WindowResult]) -> list[Section]:
+    """The seams of loops, if there are any."""
+    seams = [result.seams for result in results if result.seams]
+    if not seams:
+        return []
+    rows = [
+        [
+            Cell(name),
+            *(
+                Cell(f"{np.mean([seam[row][key] for seam in seams]):.2f}")
+                for key in ("position", "velocity")
+            ),
+        ]
+        for name, row in (("without guidance", PRIOR_SAMPLE), ("guided to a loop", PRIOR_LOOP))
+    ]
+    text = (
+        "The jump where the first frames are repeated as they are, relative to the greatest change "
+        "from frame to frame inside: up to about 1 it is not seen. Mean over windows and samples."
+    )
+    return [Section("Loops", [text], table=Table(["", "position", "velocity"], rows))]
+
+
+def _scene_section(result: WindowResult) -> Section:
+    """The pictures of one scene's first window, and its own numbers."""
+    pictures, sample = result.pictures, result.rows[PRIOR_SAMPLE]
+    assert pictures is not None  # noqa: S101
+    limit = scale_limit(pictures.amplitudes["real"])
+    names = {
+        "real": "real motion",
+        "sampled": "the prior",
+        "nearest": "nearest training window",
+    }
+    maps = [
+        _picture(heat_map(pictures.amplitudes[name], limit), f"amplitude, {text}")
+        for name, text in names.items()
+    ]
+    slices = [
+        slice_picture(pixels, f"row {pictures.row} over time, {names[name]}")
+        for name, pixels in pictures.slices.items()
+    ]
+    text = (
+        f"One sample: where {sample['where']:.2f}, how much {sample['level']:.2f}, spectrum "
+        f"{sample['spectrum']:.1f} dB. The maps go from 0, black, to {limit:g} px; that of the "
+        "prior is the mean of its samples."
+    )
+    return Section(
+        result.window.key,
+        [text],
+        slices=[
+            _picture(pictures.photograph, "photograph"),
+            *maps,
+            _picture(pictures.nearest_photograph, "photograph of the nearest training window"),
+            *slices,
+        ],
+    )
+
+
+def _picture(pixels: UInt8[np.ndarray, "height width 3"], caption: str) -> SlicePicture:
+    return SlicePicture(webp_uri(pixels), caption)
