@@ -46,7 +46,7 @@ from model.evaluate.prior.windows import (
     list_windows,
     spread_over_scenes,
 )
-from model.prior.inference import restore_prior
+from model.prior.inference import make_loop_hook, restore_prior
 from pipeline.dataset.open import open_dataset
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.versions import library_versions
@@ -110,6 +110,8 @@ def _run_job(job: EvaluatePrior, command: str) -> None:
             f"{job.checkpoint} has {prior.normalizer.frequencies} frequencies, expected at least "
             f"{_MIN_FREQUENCIES}"
         )
+    if job.sampling.loop_seconds is not None:
+        make_loop_hook(prior, job.sampling.loop_seconds)  # a length that it refuses, it refuses now
     views = [open_dataset(path) for path in job.data]
     for view in views:
         check_fits_prior(view, prior.normalizer)

@@ -89,7 +89,7 @@ def describe_photograph(
     denoiser = prior.denoiser.to(device)
     slices = denoiser.slices if isinstance(denoiser, CoordinatedDenoiser) else denoiser
     encoder: Any = slices.encoder
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float().to(device) / 127.5 - 1
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float().to(device) / 127.5 - 1
     with torch.no_grad():
         if hasattr(encoder, "describe"):
             return encoder.describe(pixels).flatten().cpu().numpy()

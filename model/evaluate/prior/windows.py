@@ -37,7 +37,14 @@ class EvaluationWindow:
 
 
 def list_windows(views: Sequence[DatasetView]) -> list[EvaluationWindow]:
-    """The kept windows of both splits. Raises ValueError if a manifest is missing or damaged."""
+    """The kept windows of both splits. Raises ValueError if a manifest is missing or damaged, or if
+    two of the views are of one dataset.
+    """
+    roots = [view.dataset.root.resolve() for view in views]
+    if len({*roots}) < len(roots):
+        raise ValueError(
+            f"{', '.join(map(str, views))} name a dataset twice, expected each window once"
+        )
     columns = ["key", "clip_id", "source", "split", "start_time_s"]
     kept: Any = [("outcome", "=", Outcome.KEPT.value)]  # in the order of `DatasetView.__getitem__`
     return [

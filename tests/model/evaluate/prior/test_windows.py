@@ -64,3 +64,5 @@ def test_windows_are_listed_in_the_order_in_which_the_dataset_gives_them(tmp_pat
     assert [one.load().key for one in windows] == [one.key for one in windows]
     assert {one.split for one in windows} == {"train", "test"}
     assert all(len(one.scene) == 16 for one in windows)
+    with pytest.raises(ValueError, match="name a dataset twice"):
+        list_windows([view, open_dataset(tmp_path / "a")])
