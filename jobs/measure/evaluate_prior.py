@@ -26,18 +26,16 @@ from jobs.cli.results import align_columns, load_page_maker, results_folder, wri
 from model.checkpoints import DIGESTS_FILE, Checkpoint, load_checkpoint
 from model.device import check_device
 from model.evaluate.prior.baselines import read_training_motions
-from model.evaluate.prior.evaluation import SamplingConfig, WindowResult, evaluate_windows
+from model.evaluate.prior.evaluation import PRIORS, SamplingConfig, WindowResult, evaluate_windows
 from model.evaluate.prior.measures import CELL_PX, MOVING_SHARE, NEIGHBOR_PX
 from model.evaluate.prior.table import (
     ITSELF,
     MEASURES,
     Estimate,
-    PriorMeasure,
     average_within_scenes,
     build_table,
     compare_rows,
-    grid_of,
-    mark_difference,
+    format_grid,
 )
 from model.evaluate.prior.windows import (
     EvaluationWindow,
@@ -218,32 +216,16 @@ def _describe_protocol(job: EvaluatePrior, training_windows: int) -> dict[str, A
 
 
 def _format_tables(table: Sequence[Estimate], differences: Sequence[Estimate]) -> Iterator[str]:
-    """The tables for a terminal, each with its heading."""
-    yield "\nBeside the real motion, mean over scenes and half its 95 % interval"
-    yield align_columns(_format_grid(table, MEASURES))
+    """The tables for a terminal, each under its heading."""
+    yield "\nBeside the real motion: mean over scenes, and half its 95 % interval"
+    yield align_columns(format_grid(table, MEASURES))
     yield "\nThe motions themselves"
-    yield align_columns(_format_grid(table, ITSELF))
-    yield "\nDifferences scene by scene; * better, ! worse: the interval leaves out 0"
-    yield align_columns(_format_grid(differences, MEASURES)) + "\n"
-
-
-def _format_grid(
-    estimates: Sequence[Estimate], measures: Sequence[PriorMeasure]
-) -> Iterator[list[str]]:
-    """A row for each row of the table, or each two that are compared."""
-    yield ["", *(measure.title for measure in measures), "scenes"]
-    for (row, than), cells in grid_of(estimates, measures).items():
-        words = [_format_cell(cell, measure) for cell, measure in zip(cells, measures, strict=True)]
-        scenes = max(cell.scenes for cell in cells if cell)
-        yield [row if than is None else f"{row} - {than}", *words, str(scenes)]
-
-
-def _format_cell(cell: Estimate | None, measure: PriorMeasure) -> str:
-    if cell is None:
-        return ""
-    half = "" if cell.half is None else f" ±{cell.half:.2f}"
-    sign = {"better": "*", "worse": "!", "": " "}[mark_difference(cell, measure)]
-    return f"{cell.value:+.3f}{half}{sign}" if cell.than else f"{cell.value:.3f}{half}"
+    yield align_columns(format_grid(table, ITSELF))
+    for row in PRIORS:
+        if own := [found for found in differences if found.row == row]:
+            yield f"\n{row}, less each prediction, scene by scene: * better, ! worse"
+            yield align_columns(format_grid(own, MEASURES))
+    yield ""
 
 
 if __name__ == "__main__":

@@ -196,7 +196,8 @@ def _draw_window(
     nearest: EvaluationWindow,
 ) -> WindowPictures:
     """Amplitudes, and slices along the row that moves most in the real window."""
-    row, frames = most_moving_row(real.amplitude, len(image)), real.frames
+    row = most_moving_row(np.where(real.believed, real.amplitude, 0), len(image))
+    frames = real.frames
     shown = {
         "real": real.spectrum,
         "sampled": motions[PRIOR_SAMPLE][0],

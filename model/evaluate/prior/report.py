@@ -12,8 +12,7 @@ from model.evaluate.prior.table import (
     MEASURES,
     Estimate,
     PriorMeasure,
-    grid_of,
-    mark_difference,
+    format_grid,
 )
 from pipeline.images.draw import heat_map, scale_limit
 from pipeline.report.labels import format_count, format_number
@@ -37,10 +36,6 @@ _MEASURE_TEXTS = (
     "In space, in phase and rest at start say how far the motion is from the real one in what it "
     "is by itself: how alike pixels move that are 8 px apart, how alike the phase turns from band "
     "to band, and how far it is from rest at its first instant, relative to its root mean square.",
-)
-_DIFFERENCE_TEXTS = (
-    "The number of the prior less that of the prediction, scene by scene, so that easy and hard "
-    "scenes cancel. Better and worse stand where the interval of 95 % leaves out 0.",
 )
 
 
@@ -69,7 +64,7 @@ def render_prior_page(
             ],
             table=_make_table(table, ITSELF),
         ),
-        Section("Against each prediction", _DIFFERENCE_TEXTS, _make_table(differences, MEASURES)),
+        *_difference_sections(differences),
         *_seam_sections(results),
         *(_scene_section(result) for result in results if result.pictures),
         protocol_section(
@@ -102,24 +97,25 @@ def render_prior_page(
 
 
 def _make_table(estimates: Sequence[Estimate], measures: Sequence[PriorMeasure]) -> Table:
-    """A row for each row of the table, or each two that are compared."""
-    rows = []
-    for (row, than), cells in grid_of(estimates, measures).items():
-        texts = [
-            "" if cell is None else _format_cell(cell, measure)
-            for cell, measure in zip(cells, measures, strict=True)
-        ]
-        scenes = str(max(cell.scenes for cell in cells if cell))
-        name = row if than is None else f"{row}, less {than}"
-        rows.append([Cell(text) for text in (name, *texts, scenes)])
-    return Table(["", *(measure.title for measure in measures), "scenes"], rows)
+    head, *rows = format_grid(estimates, measures)
+    return Table(head, [[Cell(text) for text in row] for row in rows])
 
 
-def _format_cell(cell: Estimate, measure: PriorMeasure) -> str:
-    half = "" if cell.half is None else f" ± {cell.half:.2f}"
-    if cell.than is None:
-        return f"{cell.value:.3f}{half}"
-    return f"{cell.value:+.3f}{half} {mark_difference(cell, measure)}".rstrip()
+def _difference_sections(differences: Sequence[Estimate]) -> list[Section]:
+    """What each row of the prior has more than each prediction."""
+    text = (
+        "The number of the prior less that of the prediction, scene by scene, so that easy and "
+        "hard scenes cancel. It is better at a * and worse at a !, where the interval of 95 % "
+        "leaves out 0."
+    )
+    of_priors = {row: [found for found in differences if found.row == row] for row in PRIORS}
+    return [
+        Section(
+            f"{row[0].upper()}{row[1:]}, less each prediction", [text], _make_table(own, MEASURES)
+        )
+        for row, own in of_priors.items()
+        if own
+    ]
 
 
 def _seam_sections(results: Sequence[WindowResult]) -> list[Section]:

@@ -23,26 +23,27 @@ class PriorMeasure:
 
     key: str
     title: str
-    more_is_better: bool | None
-    """None for what a motion is by itself, which is neither good nor bad."""
+    digits: int
+    """Digits after the point."""
+    more_is_better: bool = False
 
 
 MEASURES = (
-    PriorMeasure("where", "where", True),
-    PriorMeasure("level", "how much", False),
-    PriorMeasure("spectrum", "spectrum, dB", False),
-    PriorMeasure("space", "in space", False),
-    PriorMeasure("phase", "in phase", False),
-    PriorMeasure("rest", "rest at start", False),
+    PriorMeasure("where", "where", 3, True),
+    PriorMeasure("level", "how much", 2),
+    PriorMeasure("spectrum", "spectrum, dB", 1),
+    PriorMeasure("space", "in space", 3),
+    PriorMeasure("phase", "in phase", 3),
+    PriorMeasure("rest", "rest at start", 3),
 )
 """What is compared with the real motion."""
 ITSELF = (
-    PriorMeasure("space_itself", "in space", None),
-    PriorMeasure("phase_itself", "in phase", None),
-    PriorMeasure("rest_itself", "rest at start", None),
-    PriorMeasure("variety", "variety", None),
+    PriorMeasure("space_itself", "in space", 3),
+    PriorMeasure("phase_itself", "in phase", 3),
+    PriorMeasure("rest_itself", "rest at start", 3),
+    PriorMeasure("variety", "variety", 3),
 )
-"""What a motion is by itself."""
+"""What a motion is by itself, which is neither good nor bad."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,6 @@ class Estimate:
     scenes: int
     than: str | None = None
     """The row whose value was subtracted, scene by scene, if any was."""
-
-    @property
-    def half(self) -> float | None:
-        """Half the width of the interval."""
-        return None if self.high is None else self.high - self.value
 
 
 SceneMeans = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -118,23 +114,34 @@ def compare_rows(scenes: SceneMeans) -> list[Estimate]:
     return differences
 
 
-def grid_of(
-    estimates: Sequence[Estimate], measures: Sequence[PriorMeasure]
-) -> dict[tuple[str, str | None], list[Estimate | None]]:
-    """The estimates of these measures by row, in order; None for a measure that a row has not.
-    Rows without any of them are left out.
+def format_grid(estimates: Sequence[Estimate], measures: Sequence[PriorMeasure]) -> list[list[str]]:
+    """A head, and a line for each row, or for each row that was subtracted, with the number of its
+    scenes; a row that has none of the measures is left out.
     """
-    by_row: dict = defaultdict(dict)
+    by_name: dict[str, dict[str, Estimate]] = defaultdict(dict)
     for estimate in estimates:
-        by_row[estimate.row, estimate.than][estimate.measure] = estimate
-    grid = {
-        names: [found.get(measure.key) for measure in measures] for names, found in by_row.items()
-    }
-    return {names: cells for names, cells in grid.items() if any(cells)}
+        by_name[estimate.than or estimate.row][estimate.measure] = estimate
+    lines = [["", *(measure.title for measure in measures), "scenes"]]
+    for name, row in by_name.items():
+        cells = [format_estimate(row.get(measure.key), measure) for measure in measures]
+        if any(cells):
+            lines.append([name, *cells, str(max(estimate.scenes for estimate in row.values()))])
+    return lines
 
 
-def mark_difference(estimate: Estimate, measure: PriorMeasure) -> str:
-    """`better` or `worse` if the interval of a difference leaves out 0, else an empty string."""
-    if estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high:
+def format_estimate(estimate: Estimate | None, measure: PriorMeasure) -> str:
+    """The value and half its interval; a difference with its sign, and with `*` if it is better or
+    `!` if it is worse and the interval leaves out 0.
+    """
+    if estimate is None:
         return ""
-    return "better" if (estimate.value > 0) == measure.more_is_better else "worse"
+    sign = "+" if estimate.than else ""
+    text = f"{estimate.value:{sign}.{measure.digits}f}"
+    if estimate.low is None or estimate.high is None:
+        return text
+    text += f" ± {estimate.high - estimate.value:.{measure.digits}f}"
+    if not estimate.than:
+        return text
+    if estimate.low <= 0 <= estimate.high:
+        return f"{text}  "
+    return f"{text} {'*' if (estimate.value > 0) == measure.more_is_better else '!'}"

@@ -98,7 +98,7 @@ def test_an_older_checkpoint_is_measured_on_the_test_split(folder, tmp_path, cap
         assert one["other"] != one["key"] != one["nearest"]
     others = [one["other"] for one in found["windows"]]
     assert None in others and len({*others}) == 3
-    assert "half its 95 % interval" in printed and "real motion" in printed
+    assert "half its 95 % interval" in printed and "less each prediction" in printed and "real motion" in printed
     page = (tmp_path / "out" / "prior_evaluation.html").read_text()
     assert page.count("<img") == 2 * 8 and "<script" not in page and "Loops" in page
     assert (
