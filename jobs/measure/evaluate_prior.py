@@ -197,7 +197,6 @@ def _window_record(result: WindowResult) -> dict[str, Any]:
         other=result.other_key,
         real=result.real,
         rows=result.rows,
-        seams=result.seams,
     )
 
 

@@ -49,9 +49,11 @@ class TrainingMotions:
         return self.windows[int(np.square(differences).sum(axis=1).argmin())]
 
     def draw(self, count: int, rng: np.random.Generator) -> list[EvaluationWindow]:
-        """`count` windows at random, different ones if there are as many."""
-        numbers = rng.choice(len(self.windows), count, replace=count > len(self.windows))
-        return [self.windows[i] for i in numbers]
+        """`count` windows at random, different ones if there are as many; more begin with the same
+        ones as fewer.
+        """
+        numbers = np.resize(rng.permutation(len(self.windows)), count)
+        return [self.windows[i] for i in numbers.tolist()]
 
 
 def read_training_motions(

@@ -97,8 +97,6 @@ class WindowResult:
     """Of the real motion itself: `measure_itself`, and its mean amplitude, pixels."""
     rows: dict[str, dict[str, float]]
     """Measures by the row of the table and by their keys."""
-    seams: dict[str, dict[str, float]]
-    """The seams of loops, without and with guidance; empty if no loops were asked for."""
     pictures: WindowPictures | None
 
 
@@ -128,15 +126,18 @@ def evaluate_windows(
             training, nearest, other, config.samples, np.random.default_rng([0, number])
         )
         motions = _sample_prior(prior, sample.image, config) | motions
-        rows = {name: measure_samples(spectra, real) for name, spectra in motions.items()}
-        mean = measure_amplitudes(motions[PRIOR_SAMPLE], real)
+        rows = {PRIOR_MEAN: measure_amplitudes(motions[PRIOR_SAMPLE], real)}
+        rows |= {name: measure_samples(spectra, real) for name, spectra in motions.items()}
+        if config.loop_seconds is not None:
+            period = round(config.loop_seconds * sample.fps)
+            for name in (PRIOR_SAMPLE, PRIOR_LOOP):
+                rows[name] |= _measure_seams(motions[name], sample.frames, period)
         yield WindowResult(
             window=window,
             nearest_key=nearest.key,
             other_key=None if other is None else other.key,
             real=real.itself | dict(amplitude_px=float(real.amplitude[real.believed].mean())),
-            rows={PRIOR_MEAN: mean} | rows,
-            seams=_measure_seams(prior, motions, config),
+            rows=rows,
             pictures=_draw_window(sample.image, real, motions, nearest) if wants_pictures else None,
         )
 
@@ -167,26 +168,15 @@ def _sample_prior(
     }
 
 
-def _measure_seams(
-    prior: Prior, motions: dict[str, list[_Spectrum]], config: SamplingConfig
-) -> dict[str, dict[str, float]]:
-    """The jumps of position and velocity (docs/design/maths.md, 22) where the first frames of the
-    motion, as many as the loop has, are repeated as they are, averaged over the samples.
+def _measure_seams(spectra: Sequence[_Spectrum], frames: int, period: int) -> dict[str, float]:
+    """The jumps of position and velocity (docs/design/maths.md, 22) where the first `period` frames
+    of a motion are repeated as they are, averaged over the samples.
     """
-    if config.loop_seconds is None:
-        return {}
-    period = round(config.loop_seconds * prior.normalizer.fps)
-    seams = {
-        name: [seam(to_motion(s, prior.normalizer.frames)[:period]) for s in motions[name]]
-        for name in (PRIOR_SAMPLE, PRIOR_LOOP)
-    }
-    return {
-        name: dict(
-            position=float(np.mean([jump.position for jump in jumps])),
-            velocity=float(np.mean([jump.velocity for jump in jumps])),
-        )
-        for name, jumps in seams.items()
-    }
+    seams = [seam(to_motion(spectrum, frames)[:period]) for spectrum in spectra]
+    return dict(
+        seam_position=float(np.mean([jump.position for jump in seams])),
+        seam_velocity=float(np.mean([jump.velocity for jump in seams])),
+    )
 
 
 def _draw_window(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from model.evaluate.prior.evaluation import PRIOR_LOOP, PRIOR_SAMPLE, PRIORS, WindowResult
+from model.evaluate.prior.evaluation import PRIOR_SAMPLE, PRIORS, WindowResult
 from model.evaluate.prior.table import (
     ITSELF,
     MEASURES,
@@ -58,14 +58,15 @@ def render_prior_page(
         Section(
             "By itself",
             [
-                "Neither is good or bad: the last row is what the prior should come to. Variety is "
-                "the mean distance of the motions of several seeds, each brought to length 1: 0 if "
-                "all are alike, 1.41 if they have nothing in common."
+                "None of these is good or bad: the last row is what the prior should come to. "
+                "Variety is the mean distance of the motions of several seeds, each brought to "
+                "length 1: 0 if all are alike, 1.41 if they have nothing in common. A "
+                "seam is the jump where a loop begins again, relative to the greatest change from "
+                "frame to frame inside: up to about 1 it is not seen."
             ],
             table=_make_table(table, ITSELF),
         ),
         *_difference_sections(differences),
-        *_seam_sections(results),
         *(_scene_section(result) for result in results if result.pictures),
         protocol_section(
             dict(command=record["command"], checkpoint=record["checkpoint"]) | record["protocol"]
@@ -118,41 +119,17 @@ def _difference_sections(differences: Sequence[Estimate]) -> list[Section]:
     ]
 
 
-def _seam_sections(results: Sequence[WindowResult]) -> list[Section]:
-    """The seams of loops, if there are any."""
-    seams = [result.seams for result in results if result.seams]
-    if not seams:
-        return []
-    rows = [
-        [
-            Cell(name),
-            *(
-                Cell(f"{np.mean([seam[row][key] for seam in seams]):.2f}")
-                for key in ("position", "velocity")
-            ),
-        ]
-        for name, row in (("without guidance", PRIOR_SAMPLE), ("guided to a loop", PRIOR_LOOP))
-    ]
-    text = (
-        "The jump where the first frames are repeated as they are, relative to the greatest change "
-        "from frame to frame inside: up to about 1 it is not seen. Mean over windows and samples."
-    )
-    return [Section("Loops", [text], table=Table(["", "position", "velocity"], rows))]
-
-
 def _scene_section(result: WindowResult) -> Section:
     """The pictures of one scene's first window, and its own numbers."""
     pictures, sample = result.pictures, result.rows[PRIOR_SAMPLE]
     assert pictures is not None  # noqa: S101
-    limit = scale_limit(pictures.amplitudes["real"])
-    names = {
-        "real": "real motion",
-        "sampled": "the prior",
-        "nearest": "nearest training window",
-    }
+    names = {"real": "real motion", "sampled": "the prior", "nearest": "nearest window"}
+    limits = {name: scale_limit(values) for name, values in pictures.amplitudes.items()}
     maps = [
-        _picture(heat_map(pictures.amplitudes[name], limit), f"amplitude, {text}")
-        for name, text in names.items()
+        _picture(
+            heat_map(values, limits[name]), f"amplitude, {names[name]}, to {limits[name]:g} px"
+        )
+        for name, values in pictures.amplitudes.items()
     ]
     slices = [
         slice_picture(pixels, f"row {pictures.row} over time, {names[name]}")
@@ -160,8 +137,8 @@ def _scene_section(result: WindowResult) -> Section:
     ]
     text = (
         f"One sample: where {sample['where']:.2f}, how much {sample['level']:.2f}, spectrum "
-        f"{sample['spectrum']:.1f} dB. The maps go from 0, black, to {limit:g} px; that of the "
-        "prior is the mean of its samples."
+        f"{sample['spectrum']:.1f} dB. Each amplitude has a scale of its own, from 0, black; the "
+        "prior's is the mean of its samples, its slice is of the first."
     )
     return Section(
         result.window.key,
@@ -169,7 +146,7 @@ def _scene_section(result: WindowResult) -> Section:
         slices=[
             _picture(pictures.photograph, "photograph"),
             *maps,
-            _picture(pictures.nearest_photograph, "photograph of the nearest training window"),
+            _picture(pictures.nearest_photograph, "photograph of the nearest window"),
             *slices,
         ],
     )

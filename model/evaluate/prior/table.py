@@ -42,6 +42,8 @@ ITSELF = (
     PriorMeasure("phase_itself", "in phase", 3),
     PriorMeasure("rest_itself", "rest at start", 3),
     PriorMeasure("variety", "variety", 3),
+    PriorMeasure("seam_position", "seam, position", 2),
+    PriorMeasure("seam_velocity", "seam, velocity", 2),
 )
 """What a motion is by itself, which is neither good nor bad."""
 
@@ -116,8 +118,9 @@ def compare_rows(scenes: SceneMeans) -> list[Estimate]:
 
 def format_grid(estimates: Sequence[Estimate], measures: Sequence[PriorMeasure]) -> list[list[str]]:
     """A head, and a line for each row, or for each row that was subtracted, with the number of its
-    scenes; a row that has none of the measures is left out.
+    scenes. Measures that no row has, and rows that have no measure, are left out.
     """
+    measures = [m for m in measures if any(estimate.measure == m.key for estimate in estimates)]
     by_name: dict[str, dict[str, Estimate]] = defaultdict(dict)
     for estimate in estimates:
         by_name[estimate.than or estimate.row][estimate.measure] = estimate
