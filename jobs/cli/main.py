@@ -39,6 +39,10 @@ VERBS = {
         "write a page on which a photograph can be pulled and let go",
     ),
     "evaluate": ("jobs.measure.evaluate", "measure how close generated videos are to real ones"),
+    "evaluate-prior": (
+        "jobs.measure.evaluate_prior",
+        "measure a prior on scenes that it was not trained on, beside simple predictions",
+    ),
     "upper-bound": (
         "jobs.measure.upper_bound",
         "measure how good frames can get with the true motion",

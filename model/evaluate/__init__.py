@@ -14,6 +14,7 @@ motion              metrics of displacements
 spectral            metrics of spectral volumes; the seam of a loop
 paired              differences between two evaluations of the same photographs
 upper_bound         the first frame moved by its own true motion
+prior/              a prior on scenes that it was not trained on
 report              the HTML pages of `quiver evaluate` and `quiver upper-bound`
 """
 

@@ -15,7 +15,7 @@ from jaxtyping import Complex, Float
 
 from pipeline.motion.spectrum import to_motion
 
-_MIN_SWAY_PX = 0.01
+MIN_SWAY_PX = 0.01
 """Amplitude of a sway that no flow estimator can tell from rest."""
 
 
@@ -93,7 +93,7 @@ def log_spectral_distance(
             f"there are {len(generated)} frequencies, expected at least 2: one band beside the "
             "constant one"
         )
-    min_power = (_MIN_SWAY_PX * frames / 2) ** 2
+    min_power = (MIN_SWAY_PX * frames / 2) ** 2
     powers = [
         np.square(np.abs(spectrum[1:])).sum(axis=1).mean(axis=(1, 2), dtype=np.float64) + min_power
         for spectrum in (generated, true)
