@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
 from jobs.cli.console import print_message
@@ -54,13 +53,8 @@ from model.prior.photo_encoder import PretrainedEncoder
 from model.prior.pretrained import PRETRAINED_FIELDS, inpainting_config, load_inpainting_weights
 from model.train.autoencoder_task import iterate_spread_samples
 from model.train.denoiser_task import DenoiserTask
-from model.train.distributed import (
-    check_batch_divisible,
-    distributed_group,
-    is_main_process,
-    training_lock,
-)
-from model.train.latents import LatentDataset, encode_latents
+from model.train.distributed import check_batch_divisible, distributed_group, training_lock
+from model.train.latents import LatentDataset, encode_latents, latent_paths
 from model.train.training_loop import TrainConfig
 from model.train.warm_start import load_matching_weights, seed_weights
 from pipeline.dataset.open import DatasetView
@@ -229,28 +223,14 @@ def _train_stage(
     if job.latent_variants:
         # a mistake in the mixture is told before anything is encoded
         training_set.mixture(config.mix, config.windows_per_scene)
-        paths = _encode_latents(job, autoencoder, training_set)
+        options = training_set, autoencoder.network
+        paths = latent_paths(*options, job.autoencoder, job.latent_variants)
+        for path in encode_latents(*options, paths, config.device):
+            print_message(f"encoded {len(training_set)} samples into {path}")
         training_set = LatentDataset(training_set, paths, job.slices if is_slices else None)
     task = DenoiserTask(denoiser, autoencoder, test_set)
     title = "slices" if is_slices else "all frequencies"
     run_task(task, training_set, config, out, title, show)
-
-
-def _encode_latents(
-    job: TrainDenoiser, autoencoder: TrainedAutoencoder, spectra: SpectrumDataset
-) -> list[Path]:
-    """The files of latents, written by the main process while the others wait."""
-    options = autoencoder.network, job.autoencoder, job.latent_variants, job.train.device
-    if not is_main_process():
-        torch.distributed.barrier()
-        return list(encode_latents(spectra, *options))
-    paths = []
-    for path in encode_latents(spectra, *options):
-        paths.append(path)
-        print_message(f"latents of {len(spectra)} samples: {len(paths)} of {job.latent_variants}")
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-    return paths
 
 
 def _make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:

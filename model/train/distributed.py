@@ -61,6 +61,12 @@ def distributed_group(device: str) -> Iterator[DistributedGroup]:
         torch.distributed.destroy_process_group()
 
 
+def wait_for_others() -> None:
+    """Returns when every process of the group has called it."""
+    if current_group().world_size > 1:
+        torch.distributed.barrier()
+
+
 def check_batch_divisible(group: DistributedGroup, **batches: int) -> None:
     """Raises ValueError naming the option unless the processes can share each batch evenly."""
     for name, batch in batches.items():

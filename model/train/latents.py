@@ -28,6 +28,7 @@ from model.data.order import SampleDraw
 from model.data.shard_reader import read_image
 from model.data.spectra import SpectrumDataset, draw_bands
 from model.prior.autoencoder import SliceAutoencoder
+from model.train.distributed import current_group, wait_for_others
 from pipeline.atomic_files import open_to_replace, to_json
 
 
@@ -42,7 +43,7 @@ class LatentBatch(NamedTuple):
 
 
 class LatentDataset(ShardDataset):
-    """The samples of `spectra` as `LatentBatch`, from the files of `encode_latents`, with `drawn`
+    """The samples of `spectra` as `LatentBatch`, from the files of `latent_paths`, with `drawn`
     of the frequencies of each, or all.
     """
 
@@ -58,7 +59,7 @@ class LatentDataset(ShardDataset):
         latents, bands = [], []
         for draw, channels in zip(draws, image, strict=True):
             variant, rng = (draw.epoch + draw.repeat) % len(self.paths), draw.rng()
-            stored = np.load(self.paths[variant], mmap_mode="r")[draw.sample_index]
+            stored = np.lib.format.open_memmap(self.paths[variant], "r")[draw.sample_index]
             bands.append(draw_bands(len(stored), self.drawn, rng))
             latents.append(stored[bands[-1]].astype(np.float32))
             # the variant's crop and mirror, as its motion has them, in colors of this draw
@@ -75,26 +76,32 @@ class LatentDataset(ShardDataset):
         )
 
 
+def latent_paths(
+    spectra: SpectrumDataset, autoencoder: SliceAutoencoder, folder: Path, variants: int
+) -> list[Path]:
+    """The file of each variant, whether or not it is there yet."""
+    goal = folder / f"latents-{_latent_key(spectra, autoencoder)}"
+    return [goal / f"{variant}.npy" for variant in range(variants)]
+
+
 def encode_latents(
     spectra: SpectrumDataset,
     autoencoder: SliceAutoencoder,
-    folder: Path,
-    variants: int,
+    paths: Sequence[Path],
     device: torch.device | str = "cpu",
 ) -> Iterator[Path]:
-    """Encodes the samples of `spectra`, which has all frequencies of each, under `variants`
-    augmentations; yields each variant's file when it is complete. Files that are there already are
-    not written again.
+    """Encodes the samples of `spectra`, which has all frequencies of each, into the files of
+    `latent_paths` that are missing; yields each when it is complete. Processes that train together
+    share the files out, and wait for each other at the end.
     """
-    goal = folder / f"latents-{_latent_key(spectra, autoencoder)}"
-    goal.mkdir(parents=True, exist_ok=True)
+    group = current_group()
     autoencoder, factor = autoencoder.to(device), autoencoder.downsampling_factor
     width, height = (length // factor for length in spectra.size)
     channels = autoencoder.config.latent_channels
     shape = len(spectra), spectra.frequencies, channels, height, width
-    for variant in range(variants):
-        path = goal / f"{variant}.npy"
-        if not path.exists():
+    for variant, path in enumerate(paths):
+        if variant % group.world_size == group.rank and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open_to_replace(path) as file:
                 header = dict(descr="<f2", fortran_order=False, shape=shape)
                 np.lib.format.write_array_header_1_0(file, header)
@@ -103,7 +110,8 @@ def encode_latents(
                     with torch.no_grad():
                         latents = autoencoder.encode_white(spectrum.to(device))
                     file.write(latents.half().cpu().numpy().tobytes())
-        yield path
+            yield path
+    wait_for_others()
 
 
 def _latent_key(spectra: SpectrumDataset, autoencoder: SliceAutoencoder) -> str:

@@ -28,7 +28,7 @@ from model.checkpoints import Checkpoint, load_checkpoint, summarize_error
 from model.data.loader import ShardDataset, load_batches
 from model.data.order import EpochOrder, Position
 from model.device import check_device
-from model.train.distributed import DistributedGroup, current_group
+from model.train.distributed import DistributedGroup, current_group, wait_for_others
 from model.train.log import Log, LogEntry
 
 
@@ -320,8 +320,7 @@ class _State:
                 "scenes": list(scenes),
             }
             checkpoints.write(out, self.step, config, states, training, self.config.keep)
-        if self.group.world_size > 1:
-            torch.distributed.barrier()
+        wait_for_others()
 
     def resume(self, out: Path, warn: Callable[[str], object]) -> Position:
         """Restores the newest complete checkpoint, if there is any; returns where the samples go

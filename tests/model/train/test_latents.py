@@ -1,5 +1,7 @@
 """Latents that are encoded beforehand are those of a step that encodes its own samples."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from model.data.augment import NO_AUGMENT, AugmentConfig
 from model.data.order import SampleDraw
 from model.data.spectra import SpectrumConfig, SpectrumDataset
 from model.prior.autoencoder import AutoencoderConfig, SliceAutoencoder
-from model.train.latents import LatentDataset, encode_latents
+from model.train.latents import LatentDataset, encode_latents, latent_paths
 from pipeline.dataset.open import DatasetView
 from pipeline.dataset.scales import compute_statistics
 from tests.support.datasets import write_dataset
@@ -38,9 +40,17 @@ def spectra(view: DatasetView, augment: AugmentConfig = COLORLESS) -> SpectrumDa
     return SpectrumDataset([view], compute_statistics([view]), SpectrumConfig(augment=augment))
 
 
+def encode(
+    samples: SpectrumDataset, autoencoder: SliceAutoencoder, folder: Path, variants: int
+) -> list[Path]:
+    paths = latent_paths(samples, autoencoder, folder, variants)
+    list(encode_latents(samples, autoencoder, paths))
+    return paths
+
+
 def test_each_epoch_has_the_images_and_latents_of_its_variant(view, autoencoder, tmp_path):
     samples = spectra(view)
-    paths = list(encode_latents(samples, autoencoder, tmp_path, 2))
+    paths = encode(samples, autoencoder, tmp_path, 2)
     latents = LatentDataset(samples, paths)
     seen = []
     for epoch, repeat, variant in ((0, 0, 0), (1, 0, 1), (2, 0, 0), (2, 1, 1)):
@@ -58,7 +68,7 @@ def test_each_epoch_has_the_images_and_latents_of_its_variant(view, autoencoder,
 
 def test_some_frequencies_are_a_part_of_all(view, autoencoder, tmp_path):
     samples = spectra(view, NO_AUGMENT)
-    paths = list(encode_latents(samples, autoencoder, tmp_path, 1))
+    paths = encode(samples, autoencoder, tmp_path, 1)
     whole, part = LatentDataset(samples, paths), LatentDataset(samples, paths, drawn=2)
     draws = [SampleDraw(0, epoch, 1) for epoch in range(8)]
     everything, some = whole.batch(draws), part.batch(draws)
@@ -71,7 +81,7 @@ def test_some_frequencies_are_a_part_of_all(view, autoencoder, tmp_path):
 
 def test_colors_are_drawn_anew_in_each_epoch(view, autoencoder, tmp_path):
     samples = spectra(view, AugmentConfig())
-    latents = LatentDataset(samples, list(encode_latents(samples, autoencoder, tmp_path, 1)))
+    latents = LatentDataset(samples, encode(samples, autoencoder, tmp_path, 1))
     first, second = (latents.batch([SampleDraw(0, epoch, 0)]) for epoch in (0, 1))
     assert torch.equal(first.latents, second.latents)
     assert not torch.equal(first.image, second.image)
@@ -79,12 +89,12 @@ def test_colors_are_drawn_anew_in_each_epoch(view, autoencoder, tmp_path):
 
 def test_files_are_written_once_and_belong_to_an_autoencoder(view, autoencoder, tmp_path):
     samples = spectra(view)
-    (path,) = encode_latents(samples, autoencoder, tmp_path, 1)
+    (path,) = encode(samples, autoencoder, tmp_path, 1)
     written = path.stat().st_mtime_ns
-    first, second = encode_latents(samples, autoencoder, tmp_path, 2)
+    first, second = encode(samples, autoencoder, tmp_path, 2)
     assert (first, first.stat().st_mtime_ns) == (path, written) and second.parent == path.parent
     other = SliceAutoencoder(autoencoder.config)
-    (other_path,) = encode_latents(samples, other, tmp_path, 1)
-    (colored_path,) = encode_latents(spectra(view, AugmentConfig()), autoencoder, tmp_path, 1)
+    (other_path,) = encode(samples, other, tmp_path, 1)
+    (colored_path,) = encode(spectra(view, AugmentConfig()), autoencoder, tmp_path, 1)
     assert len({path.parent, other_path.parent, colored_path.parent}) == 3
     assert np.load(path, mmap_mode="r").shape == (3, 4, 4, 8, 10)
