@@ -97,4 +97,4 @@ def test_files_are_written_once_and_belong_to_an_autoencoder(view, autoencoder, 
     (other_path,) = encode(samples, other, tmp_path, 1)
     (colored_path,) = encode(spectra(view, AugmentConfig()), autoencoder, tmp_path, 1)
     assert len({path.parent, other_path.parent, colored_path.parent}) == 3
-    assert np.load(path, mmap_mode="r").shape == (3, 4, 4, 8, 10)
+    assert np.lib.format.open_memmap(path, "r").shape == (3, 4, 4, 8, 10)
