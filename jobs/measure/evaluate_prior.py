@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -45,7 +45,7 @@ from model.evaluate.prior.windows import (
     spread_over_scenes,
 )
 from model.prior.inference import make_loop_hook, restore_prior
-from pipeline.dataset.open import open_dataset
+from pipeline.dataset.open import DatasetView, open_dataset
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.versions import library_versions
 from pipeline.redact import redact_secrets
@@ -64,10 +64,14 @@ class SamplingOptions(SamplingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatePrior:
-    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
-    """Folder of a trained denoiser."""
+    checkpoints: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CHECKPOINT...")
+    ]
+    """Folder of a trained denoiser, or several, as those of folds: each is measured on the scenes
+    that it has not seen, and the tables are over all of these scenes.
+    """
     data: tuple[str, ...]
-    """DATASET or DATASET:VIEW, one or several: those that the prior was trained on, and others."""
+    """DATASET or DATASET:VIEW, one or several: those of the trainings, and others."""
     out: Path
     """Folder for prior_evaluation.json and prior_evaluation.html."""
     windows_per_scene: int = 2
@@ -75,10 +79,10 @@ class EvaluatePrior:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
     def __post_init__(self):
-        if not self.data or self.windows_per_scene < 1:
+        if not self.checkpoints or not self.data or self.windows_per_scene < 1:
             raise ValueError(
-                f"--data names {len(self.data)} datasets and --windows-per-scene is "
-                f"{self.windows_per_scene}, expected at least 1 of each"
+                f"there are {len(self.checkpoints)} checkpoints and {len(self.data)} datasets, and "
+                f"--windows-per-scene is {self.windows_per_scene}, expected at least 1 of each"
             )
 
 
@@ -98,33 +102,26 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run_job(job: EvaluatePrior, command: str) -> None:
-    """Measures every held-out window, and writes both files."""
+    """Measures the held-out windows of every checkpoint, and writes both files."""
     check_device(job.sampling.device)
     make_page = load_page_maker("model.evaluate.prior.report", "render_prior_page")
-    checkpoint = load_checkpoint(job.checkpoint, "denoiser", print_message)
-    prior = restore_prior(checkpoint)
-    if prior.normalizer.frequencies < _MIN_FREQUENCIES:
-        raise ValueError(
-            f"{job.checkpoint} has {prior.normalizer.frequencies} frequencies, expected at least "
-            f"{_MIN_FREQUENCIES}"
-        )
-    if job.sampling.loop_seconds is not None:
-        make_loop_hook(prior, job.sampling.loop_seconds)  # a length that it refuses, it refuses now
     views = [open_dataset(path) for path in job.data]
-    for view in views:
-        check_fits_prior(view, prior.normalizer)
     all_windows = list_windows(views)
-    held_out, trained, remarks = _split_windows(job, checkpoint, all_windows)
-    training = read_training_motions(trained, prior, job.sampling.device)
-    results = []
-    for result in evaluate_windows(
-        prior, held_out, all_windows, training, job.sampling, _MAX_PICTURED_SCENES
-    ):
-        results.append(result)
-        print_message(f"{len(results)} of {len(held_out)} windows")
-    if len(results) < len(held_out):
+    plans = [_plan_evaluation(job, path, views, all_windows) for path in job.checkpoints]
+    window_count = sum(len(plan.held_out) for plan in plans)
+    results, remarks = [], list(dict.fromkeys(remark for plan in plans for remark in plan.remarks))
+    for plan in plans:
+        prior = restore_prior(plan.checkpoint)
+        training = read_training_motions(plan.trained, prior, job.sampling.device)
+        pictured = _MAX_PICTURED_SCENES - len({result.window.scene for result in results})
+        for result in evaluate_windows(
+            prior, plan.held_out, all_windows, training, job.sampling, max(0, pictured)
+        ):
+            results.append(result)
+            print_message(f"{len(results)} of {window_count} windows")
+    if len(results) < window_count:
         remarks.append(
-            f"{len(held_out) - len(results)} windows are left out, of which no pixel's flow is "
+            f"{window_count - len(results)} windows are left out, of which no pixel's flow is "
             "believed"
         )
     if not results:
@@ -133,22 +130,62 @@ def _run_job(job: EvaluatePrior, command: str) -> None:
     table, differences = build_table(scenes), compare_rows(scenes)
     record = dict(
         command=command,
-        checkpoint=dict(
-            folder=str(checkpoint.folder),
-            step=checkpoint.step,
-            sha256=sha256((checkpoint.folder / DIGESTS_FILE).read_bytes()).hexdigest(),
-        ),
+        checkpoints=[_checkpoint_record(plan) for plan in plans],
         remarks=remarks,
         table=[asdict(estimate) for estimate in table],
         differences=[asdict(estimate) for estimate in differences],
         scenes=scenes,
         windows=[_window_record(result) for result in results],
-        protocol=_describe_protocol(job, len(trained)),
+        protocol=_describe_protocol(job),
     )
     files = write_results(
         job.out, "prior_evaluation", record, make_page(record, table, differences, results)
     )
     print_output("\n".join([*_format_tables(table, differences), *remarks, *map(str, files)]))
+
+
+class _Plan(NamedTuple):
+    """What one checkpoint is measured on."""
+
+    checkpoint: Checkpoint
+    held_out: list[EvaluationWindow]
+    trained: list[EvaluationWindow]
+    """The windows that the baselines know."""
+    remarks: list[str]
+
+
+def _plan_evaluation(
+    job: EvaluatePrior,
+    path: Path,
+    views: Sequence[DatasetView],
+    windows: Sequence[EvaluationWindow],
+) -> _Plan:
+    """Raises ValueError if the prior cannot be measured on these windows; everything that can be
+    refused is refused before anything is measured.
+    """
+    checkpoint = load_checkpoint(path, "denoiser", print_message)
+    prior = restore_prior(checkpoint)
+    if prior.normalizer.frequencies < _MIN_FREQUENCIES:
+        raise ValueError(
+            f"{path} has {prior.normalizer.frequencies} frequencies, expected at least "
+            f"{_MIN_FREQUENCIES}"
+        )
+    for view in views:
+        check_fits_prior(view, prior.normalizer)
+    if job.sampling.loop_seconds is not None:
+        make_loop_hook(prior, job.sampling.loop_seconds)
+    return _Plan(checkpoint, *_split_windows(job, checkpoint, windows))
+
+
+def _checkpoint_record(plan: _Plan) -> dict[str, Any]:
+    """What prior_evaluation.json says about a checkpoint."""
+    return dict(
+        folder=str(plan.checkpoint.folder),
+        step=plan.checkpoint.step,
+        sha256=sha256((plan.checkpoint.folder / DIGESTS_FILE).read_bytes()).hexdigest(),
+        held_out_windows=len(plan.held_out),
+        training_windows=len(plan.trained),
+    )
 
 
 def _split_windows(
@@ -200,13 +237,12 @@ def _window_record(result: WindowResult) -> dict[str, Any]:
     )
 
 
-def _describe_protocol(job: EvaluatePrior, training_windows: int) -> dict[str, Any]:
+def _describe_protocol(job: EvaluatePrior) -> dict[str, Any]:
     """What decides the numbers besides the checkpoint and the datasets."""
     return dict(
         data=list(job.data),
         sampling=asdict(job.sampling) | dict(seeds=list(range(job.sampling.samples))),
         windows_per_scene=job.windows_per_scene,
-        training_windows=training_windows,
         where=f"cells of {CELL_PX} px, the {MOVING_SHARE:.0%} that move most",
         together_in_space=f"pixels {NEIGHBOR_PX} px apart",
         intervals="95 %, Student's t over scenes, which have equal weights",

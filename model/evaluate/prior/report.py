@@ -69,7 +69,7 @@ def render_prior_page(
         *_difference_sections(differences),
         *(_scene_section(result) for result in results if result.pictures),
         protocol_section(
-            dict(command=record["command"], checkpoint=record["checkpoint"]) | record["protocol"]
+            dict(command=record["command"], checkpoints=record["checkpoints"]) | record["protocol"]
         ),
     ]
     values = {(cell.row, cell.measure): cell.value for cell in table}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_an_older_checkpoint_is_measured_on_the_test_split(folder, tmp_path, cap
     assert page.count("<img") == 2 * 8 and "<script" not in page and "seam, velocity" in page
     assert (
         found["command"].startswith("quiver evaluate-prior")
-        and len(found["checkpoint"]["sha256"]) == 64
+        and len(found["checkpoints"][0]["sha256"]) == 64
     )
 
 
@@ -119,7 +120,7 @@ def test_scenes_that_the_checkpoint_names_are_not_measured_but_known(folder, tmp
     found = evaluate(folder, tmp_path / "out", "--windows-per-scene", 1)
     held_out = [f"clip-{name}" for name in ("train-000000-1", "train-000001-0", "test-000000-1")]
     assert {*found["scenes"]} == {scene_digest(None, name) for name in held_out}
-    assert len(found["windows"]) == 3 and found["protocol"]["training_windows"] == 2
+    assert len(found["windows"]) == 3 and found["checkpoints"][0]["training_windows"] == 2
     assert all(
         one["nearest"].startswith(("clip-train-000000-0", "clip-test-000000-0"))
         for one in found["windows"]
@@ -137,6 +138,22 @@ def test_scenes_that_the_checkpoint_names_are_not_measured_but_known(folder, tmp
     assert pair["low"] < pair["value"] < pair["high"]
     again = evaluate(folder, tmp_path / "again", "--windows-per-scene", 1)
     assert again["windows"] == found["windows"]
+
+
+@pytest.mark.slow
+def test_folds_are_pooled_each_on_the_scenes_that_it_has_not_seen(folder, tmp_path):
+    names = ["train-000000-0", "train-000000-1", "train-000001-0", "test-000000-0", "test-000000-1"]
+    scenes = [scene_digest(None, f"clip-{name}") for name in names]
+    folds = [tmp_path / "first", tmp_path / "second"]
+    for fold, known in zip(folds, (scenes[:3], scenes[3:]), strict=True):
+        shutil.copytree(folder / "prior", fold)
+        name_scenes(fold, known)
+    options = ("--samples", 1, "--steps", 1, "--windows-per-scene", 1)
+    run(main, *folds, "--data", folder / "data", "--out", tmp_path / "out", *options)
+    found = json.loads((tmp_path / "out" / "prior_evaluation.json").read_text())
+    assert [one["held_out_windows"] for one in found["checkpoints"]] == [2, 3]
+    assert {one["scene"] for one in found["windows"][:2]} == {*scenes[3:]}
+    assert {*found["scenes"]} == {*scenes}
 
 
 @pytest.mark.slow
