@@ -1,4 +1,4 @@
-"""Prints the scenes that a fold holds out, one on a line, as `quiver refilter --without` takes them.
+"""Prints the scenes that a fold holds out, one a line, as `quiver refilter --without` takes them.
 
 python examples/hold_out.py DATASET FOLD FOLDS
 

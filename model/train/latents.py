@@ -31,7 +31,6 @@ from model.prior.autoencoder import SliceAutoencoder
 from model.train.distributed import current_group, wait_for_others
 from pipeline.atomic_files import open_to_replace, to_json
 
-
 _SLICES_AT_ONCE = 4
 
 
