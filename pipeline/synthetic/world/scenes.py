@@ -18,7 +18,14 @@ from pipeline.synthetic.world.canvas import (
     smoothstep,
 )
 from pipeline.synthetic.world.light import make_day
-from pipeline.synthetic.world.sway import NODES, Sway, branch_fields, drive, gust_fields
+from pipeline.synthetic.world.sway import (
+    NODES,
+    Sway,
+    branch_fields,
+    drive,
+    gust_fields,
+    unfold,
+)
 
 NODE_X, NODE_Y = NODES
 
@@ -66,8 +73,8 @@ class Painter:
         for sway, share in sways:
             size = sway.sway_px(covered)
             if size > 0:
-                modes.append(sway.scaled(share * self.sway_px / size).unfolded())
-        self.layers.append(Layer(texture=rgba, modes=tuple(modes)))
+                modes.append(sway.scaled(share * self.sway_px / size))
+        self.layers.append(Layer(texture=rgba, modes=unfold(tuple(modes)) if modes else ()))
 
     def branches(self, rods: plants.Rods, swing: float = 1.0) -> tuple[tuple[Sway, float], ...]:
         """The sway of a plant's rods, and the flutter of its leaves."""

@@ -7,9 +7,9 @@ theta_jn) - cos theta_jn), so that u(q, 0) = 0: the picture as it is painted is 
 
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from jaxtyping import Float, Float32
+from scipy.sparse import csr_array
 
 from pipeline.synthetic.render import ASPECT, MARGIN, WORKING_SIZE, Points
 
@@ -22,8 +22,8 @@ NODES = np.stack(
 """Position (x, y) of each node, picture widths [2, ROWS, COLUMNS]."""
 _WAVES = 40
 _SLOWEST_HZ, _FASTEST_HZ = 0.04, 8.0
-_MAX_GRADIENT = 0.4
-"""Of the displacement: from 1 on a sheet would fold over."""
+_MAX_GRADIENT = 0.6
+"""From 1 on, a sheet would fold over."""
 
 Fields = Float32[np.ndarray, "joints rows columns 2"]
 
@@ -49,12 +49,12 @@ class Sway:
 
     def basis(self, q: Points) -> Float32[np.ndarray, "joints 2 *points"]:
         """phi_j(q)."""
-        return np.stack([_look_up(field, q) for field in self.fields])
+        return _look_up(self.fields, q)
 
     def displace(self, q: Points, t: float) -> Points:
         """u(q, t), picture widths."""
         field = np.tensordot(self.weights(t).astype(np.float32), self.fields, 1)
-        return _look_up(field, q).astype(np.float64)
+        return _look_up(field[None], q)[0].astype(np.float64)
 
     def scaled(self, factor: float) -> "Sway":
         """The same motion, `factor` times as large."""
@@ -72,28 +72,38 @@ class Sway:
         amplitudes = np.sqrt(2 * np.maximum(square, 0)) * WORKING_SIZE[0]
         return float(np.percentile(amplitudes, 99)) if square.size else 0.0
 
-    def steepest(self) -> float:
-        """The largest gradient of the displacement, at some instants of 8 s."""
-        weights = self.weights(np.arange(0, 8, 0.4)).T.astype(np.float32)
-        motion = np.tensordot(weights, self.fields, 1) * NODES_PER_WIDTH
-        steps = [np.abs(np.diff(motion, axis=axis)).max() for axis in (1, 2)]
-        return float(max(steps))
 
-    def unfolded(self) -> "Sway":
-        """The same motion, smaller if it would fold a sheet over."""
-        return self.scaled(min(1.0, _MAX_GRADIENT / (self.steepest() + 1e-9)))
+def unfold(sways: tuple[Sway, ...]) -> tuple[Sway, ...]:
+    """The motion of a layer, smaller if at some instant of 8 s it would nearly fold the sheet over:
+    if u changes by more than _MAX_GRADIENT of the distance between two points.
+    """
+    motion = sum(
+        np.tensordot(sway.weights(np.arange(0, 8, 0.3)).T.astype(np.float32), sway.fields, 1)
+        for sway in sways
+    )
+    across, down = (np.abs(np.diff(motion, axis=axis)).max(-1) for axis in (2, 1))
+    steepest = float((across[:, 1:] + down[:, :, 1:]).max(initial=0)) * NODES_PER_WIDTH
+    factor = min(1.0, _MAX_GRADIENT / (steepest + 1e-9))
+    return tuple(sway.scaled(factor) for sway in sways)
 
 
-def _look_up(field: Float32[np.ndarray, "rows columns 2"], q: Points) -> np.ndarray:
-    """A field [2, *points] at the positions q, linearly between the nodes."""
-    nodes = ((q.reshape(2, 1, -1) + MARGIN) * NODES_PER_WIDTH - 0.5).astype(np.float32)
-    columns = nodes.shape[-1]
-    rows = -(-columns // 16384)  # remap takes fewer than 32768 points a row
-    padded = np.zeros((2, rows * 16384 if rows > 1 else columns), np.float32)
-    padded[:, :columns] = nodes[:, 0]
-    maps = padded.reshape(2, rows, -1)
-    values = cv2.remap(field, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return values.reshape(-1, 2)[:columns].T.reshape(q.shape)
+def _look_up(fields: Fields, q: Points) -> Float32[np.ndarray, "joints 2 *points"]:
+    """Fields at the positions q, linear between the nodes. (cv2.remap would round the positions to
+    1/32 of a node, which is 0.1 px.)
+    """
+    x, y = (q.reshape(2, -1) + MARGIN) * NODES_PER_WIDTH - 0.5
+    columns, rows = (np.clip(v, 0, n - 1.001) for v, n in ((x, COLUMNS), (y, ROWS)))
+    left, top = columns.astype(np.int32), rows.astype(np.int32)
+    a, b = columns - left, rows - top
+    corner = top * COLUMNS + left
+    shares = np.stack([(1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b], -1).astype(np.float32)
+    nodes = corner[:, None] + np.array([0, 1, COLUMNS, COLUMNS + 1], np.int32)
+    starts = np.arange(len(corner) + 1, dtype=np.int32) * 4
+    weights = csr_array(
+        (shares.ravel(), nodes.ravel(), starts), shape=(len(corner), ROWS * COLUMNS)
+    )
+    flat = np.moveaxis(fields.reshape(len(fields), -1, 2), 1, 0).reshape(ROWS * COLUMNS, -1)
+    return np.asarray(weights @ flat).T.reshape(len(fields), *q.shape)
 
 
 def drive(
