@@ -116,9 +116,7 @@ def _write_clips(job: MakeClips) -> None:
 
 def _write_dataset(job: MakeClips) -> None:
     """Paints the scenes of the shards that are not committed yet, then writes the derived files."""
-    config = BuildConfig(
-        size=job.size, pairs=job.pairs, damp=False, thresholds=PRESETS["none"]
-    )
+    config = BuildConfig(size=job.size, pairs=job.pairs, damp=False, thresholds=PRESETS["none"])
     rows = plan_scenes(job.kinds or tuple(WORLD), job.scenes or 0, job.seed, config)
     shards = {shard: list(group) for shard, group in groupby(rows, lambda row: str(row.shard))}
     dataset = Dataset(job.out.absolute())

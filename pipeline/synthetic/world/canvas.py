@@ -45,17 +45,18 @@ class Canvas:
         is the 1 / f of photographs. `cells` are in a picture width at the coarsest octave;
         `stretch` times as many in a picture width downwards.
         """
-        total = np.zeros((self.rows, self.columns), np.float32)
+        total = np.zeros((2, 2), np.float32)
         for octave in range(octaves):
             count = cells * 2**octave
             shape = (round(count * 0.875 * stretch) + 3, round(count * 1.25) + 3)
-            if count > self.texels or shape[0] > 1.5 * self.rows:
+            if max(shape[0] / self.rows, shape[1] / self.columns) > 1.2:
                 break  # the octaves that are left are finer than a texel
             lattice = rng.standard_normal(shape, np.float32)
-            total += fall**octave * cv2.resize(
-                lattice, (self.columns, self.rows), interpolation=cv2.INTER_CUBIC
-            )
-        return (total - total.mean()) / (total.std() + 1e-6)
+            size = (min(self.columns, 3 * shape[1]), min(self.rows, 3 * shape[0]))
+            total = _enlarge(total, size) + fall**octave * _enlarge(lattice, size)
+        total = _enlarge(total, (self.columns, self.rows))
+        mean, deviation = cv2.meanStdDev(total)
+        return (total - np.float32(mean.item())) / np.float32(deviation.item() + 1e-6)
 
     def sheet(self) -> Sheet:
         """A transparent sheet."""
@@ -96,20 +97,32 @@ def make_canvas(texels: int) -> Canvas:
     return Canvas(texels)
 
 
-def mix(a: np.ndarray, b: np.ndarray, share: np.ndarray | float) -> np.ndarray:
-    """a where `share` is 0, b where it is 1; `share` has no color axis."""
-    share = np.asarray(share, np.float32)[..., None]
-    return (np.asarray(a, np.float32) * (1 - share) + np.asarray(b, np.float32) * share).astype(
-        np.float32
-    )
+def _enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The image at another size (columns, rows), smoothly."""
+    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+
+
+def mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Colors: a where `share` is 0, b where it is 1. One of them may be a single color; `share` has
+    no color axis.
+    """
+    share = np.asarray(share, np.float32)
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    if share.ndim != 2:
+        return a + (b - a) * share[..., None]
+    channels = [
+        a[..., c] + (b[..., c] - a[..., c]) * share  # three times as fast as three at once
+        for c in range(3)
+    ]
+    return cv2.merge(channels)
 
 
 def ramp(value: np.ndarray, *colors: tuple[float, ...] | np.ndarray) -> np.ndarray:
     """Colors of a ramp through `colors` at values 0 to 1; values beyond have its ends."""
-    scaled = np.clip(value, 0, 1) * (len(colors) - 1)
-    index = np.minimum(scaled.astype(int), len(colors) - 2)
-    table = np.asarray(colors, np.float32)
-    return mix(table[index], table[index + 1], scaled - index)
+    stops, steps = np.linspace(0, 1, len(colors)), np.linspace(0, 1, 512)
+    channels = np.transpose(np.asarray(colors))
+    table = np.stack([np.interp(steps, stops, channel) for channel in channels], -1)
+    return table.astype(np.float32)[np.clip(value * 511, 0, 511).astype(np.int16)]
 
 
 def smoothstep(low: float, high: float, value: np.ndarray) -> np.ndarray:

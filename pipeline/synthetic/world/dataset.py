@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from pipeline.dataset.commit import ShardDraft
 from pipeline.dataset.folder import Dataset
 from pipeline.extract.build_shard import WindowResult
-from pipeline.extract.config import BuildConfig, to_contract
+from pipeline.extract.config import KNOWN_FLOW, BuildConfig, to_contract
 from pipeline.extract.frame_stream import PreparedFrame
 from pipeline.extract.plan import plan_rows
 from pipeline.extract.plan_clip import PlannedClip, choose_split
@@ -39,7 +39,7 @@ from schemas.run_contract import contract_provenance
 from schemas.sample import sample_key
 
 _TEXELS_PER_PIXEL = 2
-_KNOWN_FLOW = {"flow": "known", "scenes": 1}
+_KNOWN_FLOW = {"flow": KNOWN_FLOW, "scenes": 1}
 """The flow of the run contract; `scenes` counts the changes of how scenes are painted."""
 _STILL_MEASURES = dict(
     cut_correlation=1.0,
@@ -62,9 +62,7 @@ def plan_scenes(kinds: Sequence[str], count: int, seed: int, config: BuildConfig
         kind, number = kinds[i % len(kinds)], seed * 1_000_000 + i
         name = f"{kind}-{number:09d}"
         source = f"quiver-scenes/{name}"
-        clip = Clip(
-            uri=f"scene:{kind}:{number}", clip_id=name, licence="CC0-1.0", source=source
-        )
+        clip = Clip(uri=f"scene:{kind}:{number}", clip_id=name, licence="CC0-1.0", source=source)
         clips.append(
             PlannedClip(
                 clip=clip,

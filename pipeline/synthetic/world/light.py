@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from pipeline.synthetic.world.canvas import Canvas, Color, mix, ramp
@@ -35,9 +36,7 @@ class Day:
         tint = mix(np.asarray(self.shadow), np.asarray(self.sun), np.clip(shade, 0, 1.3))
         return np.asarray(colors, np.float32) * tint
 
-    def foliage(
-        self, rng: np.random.Generator, shade: np.ndarray, hue: float = 0.0
-    ) -> np.ndarray:
+    def foliage(self, rng: np.random.Generator, shade: np.ndarray, hue: float = 0.0) -> np.ndarray:
         """Colors [N, 3] of N leaves with a share `shade` [N] of the light."""
         varied = np.clip(shade + rng.normal(0, 0.1, len(shade)), 0, 1)
         colors = ramp(varied, *self.leaves) * rng.uniform(0.85, 1.15, (len(shade), 1))
@@ -48,9 +47,14 @@ class Day:
         """Colors as a camera shows them: exposure, a curve with a shoulder, darker corners."""
         x, y = canvas.grid
         corners = 1 - self.vignette * ((x - 0.5) ** 2 + (y - 0.31) ** 2) / 0.345
-        light = np.maximum(color, 0) * (self.exposure * corners)[..., None]
-        curve = light * (1 + 0.28 * light) / (1 + 0.36 * light)
-        return np.clip(0.02 + 0.98 * curve**self.contrast, 0, 1).astype(np.float32)
+        light = cv2.multiply(
+            np.asarray(color, np.float32),
+            cv2.merge([self.exposure * corners.astype(np.float32)] * 3),
+        )
+        steps = np.linspace(0, 2, 4096, dtype=np.float32)
+        curve = steps * (1 + 0.28 * steps) / (1 + 0.36 * steps)
+        table = np.clip(0.02 + 0.98 * curve**self.contrast, 0, 1).astype(np.float32)
+        return table[np.clip(light * 2047.5, 0, 4095).astype(np.int16)]
 
 
 _GREENS = (
@@ -93,7 +97,7 @@ def make_day(rng: np.random.Generator) -> Day:
         earth=_EARTH[rng.integers(len(_EARTH))],
         clouds=float(np.clip(clouds + rng.normal(0, 0.2), 0, 1)),
         direction=(float(np.cos(angle)), float(np.sin(angle))),
-        exposure=float(rng.uniform(0.82, 1.22)),
-        contrast=float(rng.uniform(0.9, 1.2)),
-        vignette=float(rng.uniform(0.05, 0.5)),
+        exposure=float(rng.uniform(1.0, 1.8)),
+        contrast=float(rng.uniform(0.95, 1.3)),
+        vignette=float(rng.uniform(0.0, 0.4)),
     )

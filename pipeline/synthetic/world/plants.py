@@ -61,9 +61,17 @@ def grow(
     return Rods(*(np.array(column) for column in zip(*rods, strict=True)))
 
 
-def draw_wood(
-    canvas: Canvas, sheet: Sheet, rng: np.random.Generator, day: Day, rods: Rods
-) -> None:
+def grow_shrub(rng: np.random.Generator, base: tuple[float, float], length: float) -> Rods:
+    """Several stems that fan out from one root, each a small tree."""
+    angles = -np.pi / 2 + np.linspace(-0.9, 0.9, int(rng.integers(4, 7)))
+    stems = [
+        grow(rng, base, length * rng.uniform(0.6, 1), angle=a, spread=0.7, forks=(4, 3))
+        for a in angles + rng.normal(0, 0.12, len(angles))
+    ]
+    return Rods(*(np.concatenate(parts) for parts in zip(*(vars(s).values() for s in stems))))
+
+
+def draw_wood(canvas: Canvas, sheet: Sheet, rng: np.random.Generator, day: Day, rods: Rods) -> None:
     """Draws branches, each with a lit and a shaded side, and bark."""
     order = np.argsort(-rods.levels, kind="stable")
     bases, tips, widths = rods.bases[order], rods.tips[order], rods.widths[order]
@@ -130,7 +138,9 @@ def draw_grass(
     light: float = 1.0,
 ) -> None:
     """Draws blades of grass with their roots around y = `line`, up to `high` long, in patches."""
-    roots = np.stack([rng.uniform(-0.13, 1.13, count), line + rng.uniform(0, 0.35, count) * high], 1)
+    roots = np.stack(
+        [rng.uniform(-0.13, 1.13, count), line + rng.uniform(0, 0.35, count) * high], 1
+    )
     roots = roots[np.argsort(roots[:, 1], kind="stable")]
     patch = np.sin(roots[:, 0] * rng.uniform(9, 25) + rng.uniform(0, 6)) * 0.12
     length = high * rng.uniform(0.45, 1.05, count) * (1 + patch)
@@ -162,13 +172,15 @@ def draw_flower(
         angles = angles + rng.normal(0, 0.1, petals)
         facing = np.stack([np.cos(angles), np.sin(angles)], 1) @ sun
         lengths = np.full(petals, size * ring)
-        shapes = leaf_polygons(np.zeros((petals, 2)), angles, lengths, lengths * 2.1 / petals)
+        shapes = leaf_polygons(np.zeros((petals, 2)), angles, lengths, lengths * 2.7 / petals)
         shapes = shapes * (1, tilt) + at
         shade = np.clip(0.72 + 0.2 * facing + rng.normal(0, 0.06, petals), 0, 1.2) * bright
         colors = day.lit(np.asarray(color) * shade[:, None], shade)
         order = np.argsort(np.sin(angles), kind="stable")
         canvas.draw(sheet, shapes[order], colors[order])
     dots = rng.normal(0, 0.09 * size, (14, 2)) * (1, tilt) + at
-    middle = leaf_polygons(dots, rng.uniform(0, 6, 14), np.full(14, 0.22 * size), np.full(14, 0.1 * size))
+    middle = leaf_polygons(
+        dots, rng.uniform(0, 6, 14), np.full(14, 0.22 * size), np.full(14, 0.1 * size)
+    )
     tones = rng.uniform(0.5, 1.1, (14, 1)) * np.array([0.85, 0.62, 0.15])
     canvas.draw(sheet, middle, day.lit(tones, np.ones(14)))

@@ -5,13 +5,14 @@ maps on a coarse grid. The weights are sums of sines, c_j(t) = sum_n a_jn (cos(2
 theta_jn) - cos theta_jn), so that u(q, 0) = 0: the picture as it is painted is the first frame.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Float32
 from scipy.sparse import csr_array
 
-from pipeline.synthetic.render import ASPECT, MARGIN, WORKING_SIZE, Points
+from pipeline.synthetic.render import ASPECT, MARGIN, Points
 
 NODES_PER_WIDTH = 96
 ROWS = round((ASPECT + 2 * MARGIN) * NODES_PER_WIDTH)
@@ -22,7 +23,7 @@ NODES = np.stack(
 """Position (x, y) of each node, picture widths [2, ROWS, COLUMNS]."""
 _WAVES = 40
 _SLOWEST_HZ, _FASTEST_HZ = 0.04, 8.0
-_MAX_GRADIENT = 0.6
+_MAX_GRADIENT = 0.7
 """From 1 on, a sheet would fold over."""
 
 Fields = Float32[np.ndarray, "joints rows columns 2"]
@@ -60,29 +61,29 @@ class Sway:
         """The same motion, `factor` times as large."""
         return replace(self, amplitudes=self.amplitudes * factor)
 
-    def sway_px(self, covered: np.ndarray) -> float:
-        """How far what sways most sways, pixels at 256 wide: the 99th percentile over the nodes
-        that are `covered` of sqrt 2 times the root mean square about the mean in 5 s.
+    def size(self, covered: np.ndarray) -> float:
+        """How far it goes: the 99th percentile, over the nodes that are `covered`, of the root mean
+        square about the mean in 5 s, picture widths.
         """
-        weights = self.weights(np.arange(0, 5, 1 / 15))
         fields = self.fields[:, covered]
-        square = np.einsum(
-            "jnc,jnc->n", fields, np.tensordot(np.atleast_2d(np.cov(weights)), fields, 1), optimize=True
-        )
-        amplitudes = np.sqrt(2 * np.maximum(square, 0)) * WORKING_SIZE[0]
-        return float(np.percentile(amplitudes, 99)) if square.size else 0.0
+        covariance = np.atleast_2d(np.cov(self.weights(np.arange(0, 5, 1 / 10))))
+        pulled = np.tensordot(covariance.astype(np.float32), fields, 1)
+        squares = (fields * pulled).sum(axis=(0, 2))
+        return float(np.sqrt(max(0, np.percentile(squares, 99)))) if squares.size else 0.0
 
 
-def unfold(sways: tuple[Sway, ...]) -> tuple[Sway, ...]:
+def unfold(sways: Sequence[Sway]) -> tuple[Sway, ...]:
     """The motion of a layer, smaller if at some instant of 8 s it would nearly fold the sheet over:
     if u changes by more than _MAX_GRADIENT of the distance between two points.
     """
-    motion = sum(
-        np.tensordot(sway.weights(np.arange(0, 8, 0.3)).T.astype(np.float32), sway.fields, 1)
-        for sway in sways
-    )
-    across, down = (np.abs(np.diff(motion, axis=axis)).max(-1) for axis in (2, 1))
-    steepest = float((across[:, 1:] + down[:, :, 1:]).max(initial=0)) * NODES_PER_WIDTH
+    if not sways:
+        return ()
+    times = np.arange(0, 8, 0.3)
+    weights = np.concatenate([sway.weights(times) for sway in sways]).T.astype(np.float32)
+    fields = np.concatenate([sway.fields for sway in sways])
+    motion = np.moveaxis(np.tensordot(weights, fields, 1), -1, 0)
+    across, down = (np.maximum(*np.abs(np.diff(motion, axis=axis))) for axis in (3, 2))
+    steepest = float((across[:, 1:] + down[:, :, 1:]).max()) * NODES_PER_WIDTH
     factor = min(1.0, _MAX_GRADIENT / (steepest + 1e-9))
     return tuple(sway.scaled(factor) for sway in sways)
 
@@ -132,8 +133,7 @@ def drive(
         ratio = frequencies / np.asarray(resonances)[:, None]
         power = power * (0.25 + 1 / ((1 - ratio**2) ** 2 + (0.5 * ratio) ** 2) / (1 + ratio**2))
     shared, own = (
-        rng.standard_normal((n, _WAVES)) + 1j * rng.standard_normal((n, _WAVES))
-        for n in (1, count)
+        rng.standard_normal((n, _WAVES)) + 1j * rng.standard_normal((n, _WAVES)) for n in (1, count)
     )
     lag = np.exp(-2j * np.pi * np.outer(np.broadcast_to(delays, count), frequencies))
     phasors = np.sqrt(power) * (together * shared * lag + np.sqrt(1 - together**2) * own)
@@ -160,6 +160,7 @@ def branch_fields(
     Among the rods of one level, each point belongs to the nearest; borders are `softness` picture
     widths wide.
     """
+    bases, tips = bases.astype(np.float32), tips.astype(np.float32)
     rods = (tips - bases)[:, None, None]
     lengths = np.linalg.norm(rods, axis=-1) + 1e-6
     away = np.moveaxis(NODES, 0, -1) - bases[:, None, None]

@@ -77,7 +77,7 @@ def fabric(
     ][rng.integers(4)]
     weave = 1 + 0.05 * canvas.noise(rng, 90, 3, 1.0) + 0.05 * canvas.noise(rng, 4, 6, 0.6)
     color = day.lit(mix(base, ink, pattern) * weave[..., None], light)
-    hem = bottom + 0.012 * height * down + 0.01 * np.cos(phase / 2)
+    hem = bottom + 0.004 * height * down + 0.008 * np.cos(phase / 3)
     edge = 0.006 * np.sin(9 * y + turn) * down
     texel = 1.5 / canvas.texels
     mask = smoothstep(-texel, texel, y - top) * smoothstep(-texel, texel, hem - y)
@@ -98,7 +98,7 @@ def flame(
     profile = np.clip(up + 0.06, 0, None) ** 0.45 * np.clip(1.04 - up, 0, None) ** 0.9 * 1.7
     radius = np.abs(x - at[0] - lean) / (0.5 * wide * profile + 1e-4)
     heat = np.clip(1.15 - radius**1.6, 0, 1) * smoothstep(-0.08, 0.12, up)
-    heat = heat * (1 - 0.45 * smoothstep(0.45, 1.05, up))
+    heat = heat * (1 - 0.45 * smoothstep(0.45, 1.05, up)) * smoothstep(1.04, 0.95, up)
     color = ramp(
         heat,
         (0.55, 0.10, 0.02),

@@ -1,0 +1,196 @@
+"""Collects the layers of a scene from back to front, and gives their motion its size."""
+
+import cv2
+import numpy as np
+
+from pipeline.filters.lines import fit_lines
+from pipeline.synthetic.render import WORKING_SIZE, Layer, Scene
+from pipeline.synthetic.world import backgrounds, plants
+from pipeline.synthetic.world.canvas import Canvas, Color, Gray, Sheet, smoothstep
+from pipeline.synthetic.world.light import make_day
+from pipeline.synthetic.world.statistics import draw_real
+from pipeline.synthetic.world.sway import (
+    COLUMNS,
+    NODES,
+    ROWS,
+    Sway,
+    branch_fields,
+    drive,
+    gust_fields,
+    unfold,
+)
+
+NODE_X, NODE_Y = NODES
+Sways = tuple[tuple[Sway, float], ...]
+"""Parts of a layer's motion, each with its size as a share of the scene's."""
+
+
+class Painter:
+    """The layers of a scene, as they are painted. The size and the spectrum of the sway are drawn
+    from what real clips do (statistics.py).
+    """
+
+    def __init__(self, rng: np.random.Generator, canvas: Canvas):
+        self.rng, self.canvas, self.day = rng, canvas, make_day(rng)
+        self.sway_px = draw_real(rng, "sway_px")
+        self.slope = draw_real(rng, "power_slope")
+        self.speed = float(rng.uniform(0.25, 1.0) * rng.choice([-1, 1]))
+        """Of gusts across the picture, picture widths a second."""
+        self.layers: list[Layer] = []
+
+    def add(
+        self, color: Color, mask: Gray | None = None, sways: Sways = (), blur: float = 0.0
+    ) -> None:
+        """Adds a layer: its colors, its mask (everything if there is none), its motion, and its
+        blur in picture widths.
+        """
+        alpha = np.ones(color.shape[:2], np.float32) if mask is None else mask.astype(np.float32)
+        graded = self.day.grade(color, self.canvas)
+        levels = cv2.merge([alpha * np.float32(255)] * 3)
+        rgba = cv2.merge([*cv2.split(cv2.multiply(graded, levels)), levels[..., 0]])
+        rgba = self.canvas.blur(rgba, max(blur, 0.0007))
+        covered = _at_nodes(rgba[..., 3]) > 127
+        modes = [
+            sway.scaled(share / size)
+            for sway, share in sways
+            if (size := sway.size(covered)) > 0  # nothing of it is to be seen
+        ]
+        self.layers.append(Layer(texture=rgba, modes=tuple(modes)))
+
+    def add_sheet(self, sheet: Sheet, sways: Sways = (), blur: float = 0.0) -> None:
+        """Adds a sheet of strokes, with fine detail."""
+        detail = 1 + 0.07 * self.canvas.noise(self.rng.spawn(1)[0], 60, 4, 0.9)
+        color = cv2.multiply(sheet[..., :3], cv2.merge([detail / 255] * 3), dtype=cv2.CV_32F)
+        self.add(color, sheet[..., 3] / np.float32(255), sways, blur)
+
+    def finish(self) -> Scene:
+        """The scene, with all motion scaled so that what sways most sways by `sway_px`, but by less
+        if a layer would fold over.
+        """
+        front = np.zeros((ROWS, COLUMNS), int)
+        for index, layer in enumerate(self.layers):
+            front[_at_nodes(layer.texture[..., 3]) > 127] = index
+        times = np.arange(0, 5, 1 / 10)
+        motion = [np.zeros((len(times), 2, 1), np.float32)]
+        for index, layer in enumerate(self.layers):
+            for mode in layer.modes:
+                fields = mode.fields[:, (front == index) & _INSIDE]
+                weights = (mode.weights(times).T * WORKING_SIZE[0]).astype(np.float32)
+                motion.append(np.moveaxis(np.tensordot(weights, fields, 1), 2, 1))
+        sway = _largest_sway(np.concatenate(motion, -1), np.count_nonzero(_INSIDE))
+        factor = self.sway_px / sway if sway > 0 else 0.0
+        layers = [
+            Layer(
+                texture=layer.texture, modes=unfold([mode.scaled(factor) for mode in layer.modes])
+            )
+            for layer in self.layers
+        ]
+        return Scene(layers=tuple(layers))
+
+    def branches(self, rods: plants.Rods, swing: float = 1.0) -> Sways:
+        """The sway of a plant's rods, and the flutter of its leaves."""
+        moving = rods.moving()
+        lengths = np.linalg.norm(moving.tips - moving.bases, axis=1)
+        fields = branch_fields(moving.bases, moving.tips, moving.levels)
+        sway = drive(
+            self.rng,
+            fields,
+            lengths * np.array([0.6, 1.0, 1.2])[moving.levels.astype(int)],
+            slope=self.slope,
+            resonances=0.2 / lengths**0.6 * self.rng.uniform(0.85, 1.15, len(lengths)),
+            delays=moving.bases[:, 0] / self.speed,
+        )
+        free = smoothstep(0.0, 0.25, np.linalg.norm(fields[0], axis=-1))
+        return (sway, swing), (self.flutter(free), 0.15 * swing)
+
+    def flutter(self, profile: np.ndarray) -> Sway:
+        """Small quick motion of leaves, in all directions."""
+        angles = self.rng.uniform(0, 6.28, 6)
+        fields = np.concatenate(
+            [
+                gust_fields(profile, (c,), self.rng, (np.cos(a), np.sin(a)), 6)
+                for c, a in zip(self.rng.uniform(3, 9, 6), angles, strict=True)
+            ]
+        )
+        peaks = self.rng.uniform(1.2, 3.0, 6)
+        return drive(self.rng, fields, np.ones(6), slope=-0.5, resonances=peaks, together=0.2)
+
+    def gusts(self, profile: np.ndarray, resonance: float, cycles: float = 2.5) -> Sway:
+        """The sway of many stems side by side."""
+        waves = (0.0, *self.rng.uniform(0.2, cycles, 7))
+        lift = self.rng.normal(-0.2, 0.25, 8)
+        fields = np.concatenate(
+            [gust_fields(profile, (c,), self.rng, (1.0, y)) for c, y in zip(waves, lift, strict=True)]
+        )
+        sizes = 1 / (1 + np.array(waves))
+        return drive(
+            self.rng,
+            fields,
+            sizes,
+            slope=self.slope,
+            resonances=np.full(8, resonance),
+            together=0.5,
+            delays=self.rng.uniform(0, 1.5, 8),
+        )
+
+    def landscape(self, horizon: float, kind: str = "grass") -> Color:
+        """Sky, hills and a plain; sometimes with rocks or a fence."""
+        canvas, rng, day = self.canvas, self.rng, self.day
+        color = backgrounds.sky(canvas, rng, day, horizon)
+        color, _ = backgrounds.ridges(canvas, rng, day, color, horizon)
+        plain = backgrounds.ground(canvas, rng, day, horizon, kind)
+        below = smoothstep(-0.003, 0.003, canvas.grid[1] - horizon)[..., None]
+        color = color * (1 - below) + plain * below
+        if rng.random() < 0.35:
+            color, _ = backgrounds.fence(canvas, rng, day, color, horizon + rng.uniform(0.04, 0.1))
+        if rng.random() < 0.4:
+            count = int(rng.integers(2, 7))
+            color, _ = backgrounds.rocks(canvas, rng, day, color, horizon + 0.03, count)
+        return color
+
+    def backdrop(self) -> Color:
+        """A garden out of focus, or a wall."""
+        if self.rng.random() < 0.6:
+            return backgrounds.blurred_garden(self.canvas, self.rng, self.day)
+        return self.canvas.blur(
+            backgrounds.wall(self.canvas, self.rng, self.day), self.rng.uniform(0.0, 0.008)
+        )
+
+    def grass_row(self, line: float, high: float, count: int, blur: float, share: float) -> None:
+        """Adds blades of grass with their roots at y = `line`, which do not move."""
+        sheet = self.canvas.sheet()
+        width = 0.02 * high + 0.0012
+        plants.draw_grass(
+            self.canvas,
+            sheet,
+            self.rng,
+            self.day,
+            line=line,
+            high=high,
+            count=count,
+            width=width,
+            hue=self.rng.normal(0, 0.08),
+        )
+        profile = np.clip((line - NODE_Y) / high, 0, 1.4) ** 1.5
+        resonance = float(np.clip(0.35 / high**0.4, 0.4, 2.0))
+        self.add_sheet(sheet, ((self.gusts(profile, resonance), share),), blur)
+
+
+_INSIDE = (abs(NODE_X - 0.5) < 0.5) & (abs(NODE_Y - 0.3125) < 0.3125)
+"""The nodes within the picture."""
+
+
+def _at_nodes(image: Gray) -> Gray:
+    """The values of a canvas at the nodes of the fields."""
+    return cv2.resize(image, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA)
+
+
+def _largest_sway(motion: np.ndarray, nodes: int) -> float:
+    """The measure `sway_px` of pipeline/filters/motion.py: what 1 % of all `nodes` exceed, of a
+    motion [time, 2, points] of those that move; or a tenth of these, if they are few.
+    """
+    centered = motion - motion.mean(axis=0)
+    energies = np.square(centered).sum(axis=(0, 1))
+    trends, _ = fit_lines(centered)
+    sways = np.sort(np.sqrt(2 * np.maximum(energies - trends, 0) / len(motion)))
+    return float(sways[-max(1, min(nodes // 100, len(sways) // 10))])
