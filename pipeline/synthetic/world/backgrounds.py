@@ -74,7 +74,7 @@ def ground(
 def blurred_garden(canvas: Canvas, rng: np.random.Generator, day: Day) -> Color:
     """A background far out of focus: clouds of foliage, gaps of sky, and discs of light."""
     y = canvas.grid[1]
-    shade = 0.42 + 0.2 * canvas.noise(rng, 2, 4, 0.6) - 0.25 * (y - 0.3)
+    shade = rng.uniform(0.4, 0.7) + 0.2 * canvas.noise(rng, 2, 4, 0.6) - 0.25 * (y - 0.3)
     color = day.lit(ramp(shade, *day.leaves), shade + 0.1)
     gaps = smoothstep(0.6, 1.8, canvas.noise(rng, 1.5, 4, 0.5) - 2.2 * (y - 0.2))
     color = mix(color, np.asarray(day.sky[1]), gaps * rng.uniform(0, 0.9))

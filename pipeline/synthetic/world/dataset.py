@@ -38,7 +38,7 @@ from schemas.records import PlanRow
 from schemas.run_contract import contract_provenance
 from schemas.sample import sample_key
 
-_TEXELS_PER_PIXEL = 2
+_TEXELS_PER_PIXEL = 1.5
 _KNOWN_FLOW = {"flow": KNOWN_FLOW, "scenes": 1}
 """The flow of the run contract; `scenes` counts the changes of how scenes are painted."""
 _STILL_MEASURES = dict(
@@ -105,7 +105,7 @@ def build_scene_shard(
 def build_scene_window(row: PlanRow, config: BuildConfig) -> WindowResult:
     """Paints the scene of a row and makes its sample."""
     _, kind, number = row.uri.split(":")
-    scene = make_scene(kind, int(number), _TEXELS_PER_PIXEL * config.size[0])
+    scene = make_scene(kind, int(number), round(_TEXELS_PER_PIXEL * config.size[0]))
     frames, motion = _paint_frames(scene, str(row.key), config), _known_motion(scene, config)
     measures = round_measures(
         _STILL_MEASURES
@@ -221,7 +221,7 @@ def _paint_frames(scene: Scene, key: str, config: BuildConfig) -> list[PreparedF
     first = paint_first_frame(scene, config.size)
     later = {}
     for i in set(choose_pair_frames(key, config.plan.frames, config.pairs)):
-        fine = (full[0] * _TEXELS_PER_PIXEL, full[1] * _TEXELS_PER_PIXEL)
+        fine = tuple(round(side * _TEXELS_PER_PIXEL) for side in full)
         picture = render_frame(scene, i / config.plan.fps, fine)
         later[i] = cv2.resize(picture, full, interpolation=cv2.INTER_AREA)[rows]
     return [

@@ -30,6 +30,8 @@ class Day:
     exposure: float = 1.0
     contrast: float = 1.0
     vignette: float = 0.3
+    gray: float = 0.2
+    """Share of the colors that is taken away."""
 
     def lit(self, colors: np.ndarray, shade: np.ndarray) -> np.ndarray:
         """Colors [*shape, 3] of things that receive a share `shade` [*shape] of the light."""
@@ -44,15 +46,18 @@ class Day:
         return self.lit(colors, shade + 0.15)
 
     def grade(self, color: Color, canvas: Canvas) -> Color:
-        """Colors as a camera shows them: exposure, a curve with a shoulder, darker corners."""
+        """Colors as a camera shows them: exposure, fewer colors, a shoulder, darker
+        corners.
+        """
         x, y = canvas.grid
         corners = 1 - self.vignette * ((x - 0.5) ** 2 + (y - 0.31) ** 2) / 0.345
         light = cv2.multiply(
             np.asarray(color, np.float32),
             cv2.merge([self.exposure * corners.astype(np.float32)] * 3),
         )
+        light += np.float32(self.gray) * (cv2.cvtColor(light, cv2.COLOR_RGB2GRAY)[..., None] - light)
         steps = np.linspace(0, 2, 4096, dtype=np.float32)
-        curve = steps * (1 + 0.28 * steps) / (1 + 0.36 * steps)
+        curve = np.where(steps < 0.6, steps, 1 - 0.4 * np.exp(-(steps - 0.6) / 0.4))
         table = np.clip(0.02 + 0.98 * curve**self.contrast, 0, 1).astype(np.float32)
         return table[np.clip(light * 2047.5, 0, 4095).astype(np.int16)]
 
@@ -97,7 +102,8 @@ def make_day(rng: np.random.Generator) -> Day:
         earth=_EARTH[rng.integers(len(_EARTH))],
         clouds=float(np.clip(clouds + rng.normal(0, 0.2), 0, 1)),
         direction=(float(np.cos(angle)), float(np.sin(angle))),
-        exposure=float(rng.uniform(1.0, 1.8)),
+        exposure=float(rng.uniform(0.95, 1.6)),
         contrast=float(rng.uniform(0.95, 1.3)),
+        gray=float(rng.uniform(0.05, 0.5)),
         vignette=float(rng.uniform(0.0, 0.4)),
     )

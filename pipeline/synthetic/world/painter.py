@@ -21,6 +21,10 @@ from pipeline.synthetic.world.sway import (
 )
 
 NODE_X, NODE_Y = NODES
+_SLOPE_OFFSET = 0.5
+"""By which the power of a weight falls less steeply than that of the displacement in a window: the
+resonances and the slow waves make it steeper.
+"""
 Sways = tuple[tuple[Sway, float], ...]
 """Parts of a layer's motion, each with its size as a share of the scene's."""
 
@@ -33,7 +37,7 @@ class Painter:
     def __init__(self, rng: np.random.Generator, canvas: Canvas):
         self.rng, self.canvas, self.day = rng, canvas, make_day(rng)
         self.sway_px = draw_real(rng, "sway_px")
-        self.slope = draw_real(rng, "power_slope")
+        self.slope = draw_real(rng, "power_slope") + _SLOPE_OFFSET
         self.speed = float(rng.uniform(0.25, 1.0) * rng.choice([-1, 1]))
         """Of gusts across the picture, picture widths a second."""
         self.layers: list[Layer] = []
@@ -118,7 +122,7 @@ class Painter:
     def gusts(self, profile: np.ndarray, resonance: float, cycles: float = 2.5) -> Sway:
         """The sway of many stems side by side."""
         waves = (0.0, *self.rng.uniform(0.2, cycles, 7))
-        lift = self.rng.normal(-0.2, 0.25, 8)
+        lift = self.rng.normal(-0.25, 0.45, 8)
         fields = np.concatenate(
             [gust_fields(profile, (c,), self.rng, (1.0, y)) for c, y in zip(waves, lift, strict=True)]
         )

@@ -116,7 +116,7 @@ def draw_crown(
     local = (offset @ sun) / 1.6
     whole = np.clip(((centers - middle) / size) @ sun / 2, -1, 1)
     tone = rng.normal(0, 0.1, len(tips))[cluster]
-    shade = np.clip(0.12 + 0.4 * depth + 0.2 * local + 0.2 * whole + tone, 0, 1)
+    shade = np.clip(0.18 + 0.4 * depth + 0.2 * local + 0.2 * whole + tone, 0, 1)
     order = np.argsort(depth + 0.2 * local, kind="stable")
     angles = rng.uniform(0, 2 * np.pi, count)
     lengths = leaf * rng.uniform(0.6, 1.3, count)
@@ -165,18 +165,16 @@ def draw_flower(
 ) -> None:
     """Draws a blossom that is seen a little from above: petals, a darker ring, and its middle."""
     sun = np.asarray(day.direction)
-    tilt = rng.uniform(0.45, 0.95)
-    turn = rng.uniform(0, 6.28)
-    for ring, bright in ((1.0, 0.85), (0.72, 1.08)):
-        angles = turn + ring + np.arange(petals) * 2 * np.pi / petals
-        angles = angles + rng.normal(0, 0.1, petals)
-        facing = np.stack([np.cos(angles), np.sin(angles)], 1) @ sun
+    tilt, turn = rng.uniform(0.5, 0.95), rng.uniform(0, 6.28)
+    angles = turn + np.arange(petals) * 2 * np.pi / petals + rng.normal(0, 0.08, petals)
+    facing = np.stack([np.cos(angles), np.sin(angles)], 1) @ sun
+    order = np.argsort(np.sin(angles), kind="stable")
+    shade = np.clip(0.75 + 0.22 * facing + rng.normal(0, 0.06, petals), 0, 1.2)
+    for ring, bright in ((1.0, 1.0), (0.5, 0.8)):  # the inner half of a petal is darker
         lengths = np.full(petals, size * ring)
-        shapes = leaf_polygons(np.zeros((petals, 2)), angles, lengths, lengths * 2.7 / petals)
-        shapes = shapes * (1, tilt) + at
-        shade = np.clip(0.72 + 0.2 * facing + rng.normal(0, 0.06, petals), 0, 1.2) * bright
-        colors = day.lit(np.asarray(color) * shade[:, None], shade)
-        order = np.argsort(np.sin(angles), kind="stable")
+        widths = lengths * 2.7 / petals / ring**0.5
+        shapes = leaf_polygons(np.zeros((petals, 2)), angles, lengths, widths) * (1, tilt) + at
+        colors = day.lit(np.asarray(color) * (bright * shade)[:, None], shade)
         canvas.draw(sheet, shapes[order], colors[order])
     dots = rng.normal(0, 0.09 * size, (14, 2)) * (1, tilt) + at
     middle = leaf_polygons(
