@@ -36,10 +36,14 @@ def measure(path: str) -> dict[str, np.ndarray]:
 
 
 def _describe(row: ManifestRow, sample: DatasetSample) -> dict[str, float]:
-    power = np.add(row.power_x, row.power_y)
+    assert row.measures and row.power_x and row.power_y
+    energies = np.array([row.energy_x, row.energy_y], float)
     weight = sample.stored.weight.astype(np.float32)
-    shares = {"x_share": row.energy_x / (row.energy_x + row.energy_y)}
-    return describe_sway(row.measures, power, weight) | shares | describe_photograph(sample.image)
+    return (
+        describe_sway(row.measures, np.add(row.power_x, row.power_y), weight)
+        | {"x_share": float(energies[0] / energies.sum())}
+        | describe_photograph(sample.image)
+    )
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from pipeline.dataset.folder import Dataset
 from pipeline.extract.config import BuildConfig
 from pipeline.extract.versions import library_versions
 from pipeline.filters import PRESETS
-from pipeline.synthetic.clips import RECIPES, WINDOW_S, clip_name_at, make_clip
+from pipeline.synthetic.clips import RECIPES, WINDOW_S, WORLD_RECIPES, clip_name_at, make_clip
 from pipeline.synthetic.world.dataset import build_scene_shard, plan_scenes, scene_contract
 from pipeline.synthetic.world.scenes import WORLD
 
@@ -47,7 +47,9 @@ class MakeClips:
     seconds: float = 8.0
     """Length of the good clips; their truth covers the first 5 s."""
     only: tuple[str, ...] | None = None
-    """Names of the clips to write; without any, all of them."""
+    """Names of the clips to write; without any, all but those of painted scenes (meadow-30fps and
+    others).
+    """
     fps: float | None = None
     """Frame rate of all clips, which changes their names; without a number, each has its own."""
     seed: int = 0
@@ -84,7 +86,7 @@ def _check_job(job: MakeClips) -> None:
         raise ValueError(f"--processes is {job.processes}, expected 1 or more")
     check_positive(job, "scenes")
     _check_names("--kinds", job.kinds, WORLD)
-    _check_names("--only", job.only, RECIPES)
+    _check_names("--only", job.only, RECIPES | WORLD_RECIPES)
 
 
 def _check_names(option: str, names: Sequence[str] | None, known: Collection[str]) -> None:

@@ -10,7 +10,6 @@ from pipeline.flow.estimator import describe_estimator
 from pipeline.motion import spectrum
 from schemas.run_contract import to_json_value
 
-
 KNOWN_FLOW = "known"
 """The flow of the contract of painted scenes, whose motion nobody had to estimate."""
 

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -43,6 +43,7 @@ _Shape = Callable[[Points], Points]
 """phi: maps positions at rest to directions, whose largest length is about 1."""
 
 
+@runtime_checkable
 class Motion(Protocol):
     """Terms of u, sum_j c_j(t) phi_j(q)."""
 

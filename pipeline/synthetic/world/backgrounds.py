@@ -12,7 +12,8 @@ from pipeline.synthetic.world.light import Day
 def sky(canvas: Canvas, rng: np.random.Generator, day: Day, horizon: float) -> Color:
     """A sky with clouds that are lit from the sun's side."""
     y = canvas.grid[1]
-    color = mix(*(np.asarray(c) for c in day.sky), smoothstep(-0.15, horizon, y))
+    top, low = day.sky
+    color = mix(np.array(top), np.array(low), smoothstep(-0.15, horizon, y))
     puffs = canvas.noise(rng, 1.5, 7, 0.55, stretch=2.2)
     cover = smoothstep(1.1 - 2.2 * day.clouds, 2.4 - 2.2 * day.clouds, puffs)
     side = puffs - canvas.blur(np.roll(puffs, round(0.03 * canvas.texels), 0), 0.02)
@@ -24,7 +25,7 @@ def ridges(canvas: Canvas, rng: np.random.Generator, day: Day, color: Color, hor
     """The color of a sky with two to four ridges of wooded hills before it, the far ones in haze.
     Returns the colors and the mask of all hills.
     """
-    x, y = canvas.grid
+    y = canvas.grid[1]
     land = np.zeros_like(y)
     count = int(rng.integers(2, 5))
     haze = np.asarray(day.sky[1]) * 0.92

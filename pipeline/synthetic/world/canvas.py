@@ -30,8 +30,9 @@ class Canvas:
     @cached_property
     def grid(self) -> tuple[Gray, Gray]:
         """Position x and y of each texel, picture widths."""
-        x, y = np.meshgrid(np.arange(self.columns), np.arange(self.rows))
-        return tuple(((axis + 0.5) / self.texels - MARGIN).astype(np.float32) for axis in (x, y))
+        columns, rows = np.arange(self.columns), np.arange(self.rows)
+        x, y = np.meshgrid(columns.astype(np.float32), rows.astype(np.float32))
+        return (x + 0.5) / self.texels - MARGIN, (y + 0.5) / self.texels - MARGIN
 
     def noise(
         self,
@@ -41,9 +42,9 @@ class Canvas:
         fall: float = 0.55,
         stretch: float = 1.0,
     ) -> Gray:
-        """Noise of mean 0 and deviation 1 whose amplitude falls by `fall` from octave to octave: 0.5
-        is the 1 / f of photographs. `cells` are in a picture width at the coarsest octave;
-        `stretch` times as many in a picture width downwards.
+        """Noise of mean 0 and deviation 1 whose amplitude falls by `fall` from octave to octave: by
+        0.5 it is the 1 / f of photographs. `cells` are in a picture width at the coarsest octave,
+        and `stretch` times as many downwards.
         """
         total = np.zeros((2, 2), np.float32)
         for octave in range(octaves):

@@ -14,7 +14,7 @@ from pipeline.synthetic.world.sway import branch_fields, drive
 def shrub(p: Painter) -> None:
     """A shrub or a potted plant close before a wall or a garden out of focus."""
     p.add(p.backdrop())
-    x, y = p.canvas.grid
+    y = p.canvas.grid[1]
     floor = p.rng.uniform(0.52, 0.64)
     plain = backgrounds.ground(
         p.canvas, p.rng, p.day, floor - 0.1, p.rng.choice(["grass", "earth"])
@@ -94,7 +94,7 @@ def branch(p: Painter) -> None:
 
 
 def strands(p: Painter) -> None:
-    """Strands of leaves or blossoms that hang from above, as of a willow, before a wall or trees."""
+    """Strands of leaves that hang from above, some with blossoms, before a wall or a garden."""
     p.add(p.backdrop())
     color = p.rng.uniform(0.4, 1.0, 3)
     for layer in range(3):

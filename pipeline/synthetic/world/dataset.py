@@ -1,5 +1,5 @@
-"""Samples of scenes, written by the rules of an extraction: the same plan, shards, commits, measures
-and derived files (pipeline/extract/build_shard.py), but no video, no decoder and no optical flow.
+"""Samples of scenes, written by the rules of an extraction (pipeline/extract/build_shard.py): the
+same plan, shards, commits, measures and derived files, but no video, decoder or optical flow.
 
 A scene is one clip of one window. The picture as it is painted is the start frame, and the
 displacement of each of its pixels is known at every instant.
@@ -221,8 +221,8 @@ def _paint_frames(scene: Scene, key: str, config: BuildConfig) -> list[PreparedF
     first = paint_first_frame(scene, config.size)
     later = {}
     for i in set(choose_pair_frames(key, config.plan.frames, config.pairs)):
-        fine = tuple(round(side * _TEXELS_PER_PIXEL) for side in full)
-        picture = render_frame(scene, i / config.plan.fps, fine)
+        fine = np.rint(np.multiply(full, _TEXELS_PER_PIXEL)).astype(int)
+        picture = render_frame(scene, i / config.plan.fps, (int(fine[0]), int(fine[1])))
         later[i] = cv2.resize(picture, full, interpolation=cv2.INTER_AREA)[rows]
     return [
         PreparedFrame(

@@ -55,7 +55,9 @@ class Day:
             np.asarray(color, np.float32),
             cv2.merge([self.exposure * corners.astype(np.float32)] * 3),
         )
-        light += np.float32(self.gray) * (cv2.cvtColor(light, cv2.COLOR_RGB2GRAY)[..., None] - light)
+        light += np.float32(self.gray) * (
+            cv2.cvtColor(light, cv2.COLOR_RGB2GRAY)[..., None] - light
+        )
         steps = np.linspace(0, 2, 4096, dtype=np.float32)
         curve = np.where(steps < 0.6, steps, 1 - 0.4 * np.exp(-(steps - 0.6) / 0.4))
         table = np.clip(0.02 + 0.98 * curve**self.contrast, 0, 1).astype(np.float32)

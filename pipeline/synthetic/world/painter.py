@@ -40,7 +40,7 @@ class Painter:
         self.slope = draw_real(rng, "power_slope") + _SLOPE_OFFSET
         self.speed = float(rng.uniform(0.25, 1.0) * rng.choice([-1, 1]))
         """Of gusts across the picture, picture widths a second."""
-        self.layers: list[Layer] = []
+        self.layers: list[tuple[np.ndarray, tuple[Sway, ...]]] = []
 
     def add(
         self, color: Color, mask: Gray | None = None, sways: Sways = (), blur: float = 0.0
@@ -54,12 +54,12 @@ class Painter:
         rgba = cv2.merge([*cv2.split(cv2.multiply(graded, levels)), levels[..., 0]])
         rgba = self.canvas.blur(rgba, max(blur, 0.0007))
         covered = _at_nodes(rgba[..., 3]) > 127
-        modes = [
+        scaled = tuple(
             sway.scaled(share / size)
             for sway, share in sways
-            if (size := sway.size(covered)) > 0  # nothing of it is to be seen
-        ]
-        self.layers.append(Layer(texture=rgba, modes=tuple(modes)))
+            if (size := sway.size(covered)) > 0  # 0 if nothing of it is to be seen
+        )
+        self.layers.append((rgba, scaled))
 
     def add_sheet(self, sheet: Sheet, sways: Sways = (), blur: float = 0.0) -> None:
         """Adds a sheet of strokes, with fine detail."""
@@ -72,24 +72,26 @@ class Painter:
         if a layer would fold over.
         """
         front = np.zeros((ROWS, COLUMNS), int)
-        for index, layer in enumerate(self.layers):
-            front[_at_nodes(layer.texture[..., 3]) > 127] = index
+        for index, (texture, _) in enumerate(self.layers):
+            front[_at_nodes(texture[..., 3]) > 127] = index
         times = np.arange(0, 5, 1 / 10)
+        moving = [(index, sways) for index, (_, sways) in enumerate(self.layers) if sways]
         motion = [np.zeros((len(times), 2, 1), np.float32)]
-        for index, layer in enumerate(self.layers):
-            for mode in layer.modes:
-                fields = mode.fields[:, (front == index) & _INSIDE]
-                weights = (mode.weights(times).T * WORKING_SIZE[0]).astype(np.float32)
-                motion.append(np.moveaxis(np.tensordot(weights, fields, 1), 2, 1))
-        sway = _largest_sway(np.concatenate(motion, -1), np.count_nonzero(_INSIDE))
-        factor = self.sway_px / sway if sway > 0 else 0.0
-        layers = [
-            Layer(
-                texture=layer.texture, modes=unfold([mode.scaled(factor) for mode in layer.modes])
+        for index, sways in moving:
+            seen = (front == index) & _INSIDE
+            total = np.zeros((len(times), np.count_nonzero(seen), 2), np.float32)
+            for sway in sways:
+                weights = sway.weights(times).T.astype(np.float32)
+                total += np.tensordot(weights, sway.fields[:, seen], 1)
+            motion.append(np.moveaxis(total, 2, 1))
+        sway_px = WORKING_SIZE[0] * _largest_sway(np.concatenate(motion, -1), int(_INSIDE.sum()))
+        factor = self.sway_px / sway_px if sway_px > 0 else 0.0
+        return Scene(
+            layers=tuple(
+                Layer(texture=texture, modes=unfold([sway.scaled(factor) for sway in sways]))
+                for texture, sways in self.layers
             )
-            for layer in self.layers
-        ]
-        return Scene(layers=tuple(layers))
+        )
 
     def branches(self, rods: plants.Rods, swing: float = 1.0) -> Sways:
         """The sway of a plant's rods, and the flutter of its leaves."""
@@ -124,7 +126,10 @@ class Painter:
         waves = (0.0, *self.rng.uniform(0.2, cycles, 7))
         lift = self.rng.normal(-0.25, 0.45, 8)
         fields = np.concatenate(
-            [gust_fields(profile, (c,), self.rng, (1.0, y)) for c, y in zip(waves, lift, strict=True)]
+            [
+                gust_fields(profile, (c,), self.rng, (1.0, y))
+                for c, y in zip(waves, lift, strict=True)
+            ]
         )
         sizes = 1 / (1 + np.array(waves))
         return drive(

@@ -68,7 +68,8 @@ def grow_shrub(rng: np.random.Generator, base: tuple[float, float], length: floa
         grow(rng, base, length * rng.uniform(0.6, 1), angle=a, spread=0.7, forks=(4, 3))
         for a in angles + rng.normal(0, 0.12, len(angles))
     ]
-    return Rods(*(np.concatenate(parts) for parts in zip(*(vars(s).values() for s in stems))))
+    columns = zip(*(vars(stem).values() for stem in stems), strict=True)
+    return Rods(*map(np.concatenate, columns))
 
 
 def draw_wood(canvas: Canvas, sheet: Sheet, rng: np.random.Generator, day: Day, rods: Rods) -> None:

@@ -1,4 +1,4 @@
-"""The kinds of scenes. The order of the random draws fixes a scene: equal seeds give equal scenes."""
+"""The kinds of scenes. The order of the random draws fixes them: equal seeds give equal scenes."""
 
 from collections.abc import Callable
 

@@ -2,6 +2,8 @@
 scenes are drawn and checked.
 """
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -63,8 +65,8 @@ def describe_sway(
 
 
 def describe_photograph(image: UInt8[np.ndarray, "height width 3"]) -> dict[str, float]:
-    """What a photograph is like: mean and deviation of its gray levels, its mean saturation, and the
-    slope of the logarithm of its power over that of spatial frequency, 4 to 60 cycles a picture.
+    """What a photograph is like: mean and deviation of its gray levels, its mean saturation, and
+    the slope of the logarithm of its power over that of spatial frequency, 4 to 60 cycles a height.
     """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     height = min(gray.shape)
@@ -73,7 +75,7 @@ def describe_photograph(image: UInt8[np.ndarray, "height width 3"]) -> dict[str,
     power = np.abs(np.fft.fft2((square - square.mean()) * window)) ** 2
     radius = np.hypot(*np.meshgrid(*[np.fft.fftfreq(height) * height] * 2))
     rings = np.geomspace(4, 60, 12)
-    means = [power[(radius >= a) & (radius < b)].mean() for a, b in zip(rings[:-1], rings[1:])]
+    means = [power[(radius >= a) & (radius < b)].mean() for a, b in pairwise(rings)]
     slope = np.polyfit(np.log(np.sqrt(rings[:-1] * rings[1:])), np.log(np.add(means, 1e-3)), 1)[0]
     return dict(
         brightness=float(gray.mean()),

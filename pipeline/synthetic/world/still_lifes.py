@@ -21,7 +21,9 @@ def cloth(p: Painter) -> None:
         bottom = line + p.rng.uniform(0.25, 0.6)
         color, mask = things.fabric(p.canvas, p.rng, p.day, left, left + wide, line, bottom)
         hang = np.clip((NODE_Y - line) / (bottom - line), 0, 1.3) ** 1.4
-        waves = gust_fields(hang, tuple(p.rng.uniform(0.2, 3, 6)), p.rng, (1.0, p.rng.normal(0, 0.6)), 3)
+        waves = gust_fields(
+            hang, tuple(p.rng.uniform(0.2, 3, 6)), p.rng, (1.0, p.rng.normal(0, 0.6)), 3
+        )
         sway = drive(
             p.rng,
             waves,

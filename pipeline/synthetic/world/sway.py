@@ -40,13 +40,13 @@ class Sway:
     """a, picture widths."""
     phases: Float[np.ndarray, "joints waves"]
 
-    def weights(self, times: float | np.ndarray) -> Float[np.ndarray, "joints *times"]:
-        """c(t) at `times`, seconds."""
+    def weights(self, times: float | np.ndarray) -> np.ndarray:
+        """c [joints, *times] at `times`, seconds; picture widths."""
         times = np.asarray(times, np.float64)
         angle = np.multiply.outer(2 * np.pi * self.frequencies, times.ravel())
-        swing = np.exp(1j * angle) - 1
         phasors = self.amplitudes * np.exp(1j * self.phases)
-        return (phasors @ swing).real.reshape(-1, *times.shape)
+        swings = phasors @ (np.exp(1j * angle) - 1)
+        return np.real(swings).reshape(-1, *times.shape)
 
     def basis(self, q: Points) -> Float32[np.ndarray, "joints 2 *points"]:
         """phi_j(q)."""
