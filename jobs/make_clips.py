@@ -34,7 +34,12 @@ from pipeline.extract.config import BuildConfig
 from pipeline.extract.versions import library_versions
 from pipeline.filters import PRESETS
 from pipeline.synthetic.clips import RECIPES, WINDOW_S, WORLD_RECIPES, clip_name_at, make_clip
-from pipeline.synthetic.world.dataset import build_scene_shard, plan_scenes, scene_contract
+from pipeline.synthetic.world.dataset import (
+    build_scene_shard,
+    check_size,
+    plan_scenes,
+    scene_contract,
+)
 from pipeline.synthetic.world.scenes import WORLD
 
 
@@ -84,7 +89,8 @@ def _check_job(job: MakeClips) -> None:
         raise ValueError(f"--seed is {job.seed}, expected 0 or more")
     if job.processes < 1:
         raise ValueError(f"--processes is {job.processes}, expected 1 or more")
-    check_positive(job, "scenes")
+    check_positive(job, "scenes", "pairs")
+    check_size(job.size)
     _check_names("--kinds", job.kinds, WORLD)
     _check_names("--only", job.only, RECIPES | WORLD_RECIPES)
 

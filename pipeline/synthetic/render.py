@@ -209,11 +209,14 @@ def true_motion(
     changes = [scene.pan(times)[:1], scene.pan(times)[1:]]
     shapes = [np.ones_like(x)[None] * axis for axis in np.eye(2)[..., None, None]]
     for index, layer in enumerate(scene.layers):
-        q = rest_points(layer, x[:, front == index], start_s)
+        seen = front == index
+        if not seen.any():
+            continue
+        q = rest_points(layer, x[:, seen], start_s)
         for mode in layer.modes:
             changes.append(mode.weights(start_s + times) - mode.weights(start_s)[:, None])
             shapes.append(np.zeros((len(changes[-1]), *x.shape)))
-            shapes[-1][..., front == index] = mode.basis(q)
+            shapes[-1][..., seen] = mode.basis(q)
     weights = np.concatenate(changes).T * size[0]
     return np.tensordot(weights, np.concatenate(shapes), 1).astype(np.float32)
 

@@ -4,12 +4,12 @@ from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, UInt8
 
 from pipeline.synthetic.render import ASPECT, MARGIN
 
-Gray = Float32[np.ndarray, "rows columns"]
-Color = Float32[np.ndarray, "rows columns 3"]
+Gray = Float[np.ndarray, "rows columns"]
+Color = Float[np.ndarray, "rows columns 3"]
 """Colors as they are displayed, 0 to 1."""
 Sheet = UInt8[np.ndarray, "rows columns 4"]
 """Strokes: RGB times alpha, and alpha, 0 to 255."""
@@ -37,15 +37,16 @@ class Canvas:
     def noise(
         self,
         rng: np.random.Generator,
-        cells: float = 3,
+        cells: int | float = 3,
         octaves: int = 7,
         fall: float = 0.55,
         stretch: float = 1.0,
     ) -> Gray:
-        """Noise of mean 0 and deviation 1 whose amplitude falls by `fall` from octave to octave: by
-        0.5 it is the 1 / f of photographs. `cells` are in a picture width at the coarsest octave,
-        and `stretch` times as many downwards.
+        """Noise of mean 0 and deviation 1 whose amplitude falls by `fall` from octave to octave: 1
+        is the 1 / f of photographs, less is smoother. `cells` are in a picture width at the coarsest
+        octave, and `stretch` times as many downwards.
         """
+        rng = rng.spawn(1)[0]  # what is drawn after it is the same at every resolution
         total = np.zeros((2, 2), np.float32)
         for octave in range(octaves):
             count = cells * 2**octave
@@ -103,7 +104,7 @@ def _enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
 
 
-def mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+def mix(a: np.ndarray, b: np.ndarray, share: np.ndarray | float) -> np.ndarray:
     """Colors: a where `share` is 0, b where it is 1. One of them may be a single color; `share` has
     no color axis.
     """

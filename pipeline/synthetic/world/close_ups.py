@@ -8,7 +8,6 @@ from pipeline.synthetic.world import backgrounds, plants
 from pipeline.synthetic.world.canvas import smoothstep
 from pipeline.synthetic.world.light import Day
 from pipeline.synthetic.world.painter import Painter
-from pipeline.synthetic.world.sway import branch_fields, drive
 
 
 def shrub(p: Painter) -> None:
@@ -40,7 +39,7 @@ def shrub(p: Painter) -> None:
             hue=p.rng.normal(0, 0.15),
             radius=0.12 * high,
         )
-        p.add_sheet(sheet, p.branches(rods))
+        p.add_sheet(sheet, p.rods(rods))
 
 
 def flowers(p: Painter) -> None:
@@ -90,7 +89,7 @@ def branch(p: Painter) -> None:
             hue=p.rng.normal(0, 0.12),
             radius=0.035,
         )
-        p.add_sheet(sheet, p.branches(rods), p.rng.uniform(0, 0.012) if i == 0 else 0.0)
+        p.add_sheet(sheet, p.rods(rods), p.rng.uniform(0, 0.012) if i == 0 else 0.0)
 
 
 def strands(p: Painter) -> None:
@@ -118,16 +117,8 @@ def strands(p: Painter) -> None:
         if p.rng.random() < 0.3:
             for tip in p.rng.permutation(tips)[: count // 2]:
                 plants.draw_flower(p.canvas, sheet, p.rng, p.day, tip, 0.025, color, 5)
-        lengths = np.linalg.norm(tips - bases, axis=1)
-        sway = drive(
-            p.rng,
-            branch_fields(bases, tips, np.zeros(count), 0.03),
-            lengths,
-            slope=p.slope,
-            resonances=0.4 / np.sqrt(lengths),
-            delays=bases[:, 0] / p.speed,
-        )
-        p.add_sheet(sheet, ((sway, 0.6 + 0.2 * layer),), 0.003 * max(0, 1 - layer))
+        sways = p.rods(rods, 0.6 + 0.2 * layer, 0.4)
+        p.add_sheet(sheet, sways, 0.003 * max(0, 1 - layer))
 
 
 def add_flowers(
@@ -148,17 +139,7 @@ def add_flowers(
         tone = np.clip(color * p.rng.uniform(0.85, 1.15, 3), 0, 1)
         scale = size * p.rng.uniform(0.7, 1.2)
         plants.draw_flower(p.canvas, sheet, p.rng, p.day, tip, scale, tone, petals)
-    fields = branch_fields(bases, tips, np.zeros(count), 0.025)
-    lengths = np.linalg.norm(tips - bases, axis=1)
-    sway = drive(
-        p.rng,
-        fields,
-        lengths,
-        slope=p.slope,
-        resonances=0.3 / lengths**0.5 * p.rng.uniform(0.8, 1.2, count),
-        delays=bases[:, 0] / p.speed,
-    )
-    p.add_sheet(sheet, ((sway, share),), blur)
+    p.add_sheet(sheet, p.rods(rods, share, 0.3, flutter=0.0), blur)
 
 
 def _day_of_stems(p: Painter) -> Day:

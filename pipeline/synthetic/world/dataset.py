@@ -127,15 +127,23 @@ def build_scene_window(row: PlanRow, config: BuildConfig) -> WindowResult:
     return WindowResult(kept_row, sample)
 
 
-def _full_size(size: tuple[int, int]) -> tuple[tuple[int, int], slice]:
-    """The size of the whole picture at the width of `size`, and the rows of it that are kept.
+def check_size(size: tuple[int, int]) -> None:
+    """Raises ValueError if `size` (width, height) is higher than a picture of that width."""
+    width, height = size
+    if height > round(width * ASPECT):
+        raise ValueError(
+            f"size is {width}x{height}, expected at most {width}x{round(width * ASPECT)}"
+        )
 
-    Raises ValueError if `size` is higher than a picture.
+
+def _full_size(size: tuple[int, int]) -> tuple[tuple[int, int], slice]:
+    """The size of the whole picture at the width of `size`, and the middle rows that are kept.
+
+    Raises ValueError as `check_size`.
     """
+    check_size(size)
     width, height = size
     full = round(width * ASPECT)
-    if height > full:
-        raise ValueError(f"size is {width}x{height}, expected at most {width}x{full}")
     top = (full - height) // 2
     return (width, full), slice(top, top + height)
 

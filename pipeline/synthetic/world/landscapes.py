@@ -58,7 +58,7 @@ def _add_tree(p: Painter, foot: tuple[float, float], high: float, share: float) 
         hue=p.rng.normal(0, 0.12),
         radius=p.rng.uniform(0.06, 0.1) * high,
     )
-    p.add_sheet(sheet, p.branches(rods, share))
+    p.add_sheet(sheet, p.rods(rods, share))
 
 
 def lake(p: Painter) -> None:

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from jaxtyping import Float
 
 from pipeline.filters.lines import fit_lines
 from pipeline.synthetic.render import WORKING_SIZE, Layer, Scene
@@ -25,6 +26,8 @@ _SLOPE_OFFSET = 0.5
 """By which the power of a weight falls less steeply than that of the displacement in a window: the
 resonances and the slow waves make it steeper.
 """
+_FLATTEST_SLOPE = -0.3
+"""Flatter measured ones are those of the noise of the flow."""
 Sways = tuple[tuple[Sway, float], ...]
 """Parts of a layer's motion, each with its size as a share of the scene's."""
 
@@ -37,7 +40,7 @@ class Painter:
     def __init__(self, rng: np.random.Generator, canvas: Canvas):
         self.rng, self.canvas, self.day = rng, canvas, make_day(rng)
         self.sway_px = draw_real(rng, "sway_px")
-        self.slope = draw_real(rng, "power_slope") + _SLOPE_OFFSET
+        self.slope = min(draw_real(rng, "power_slope") + _SLOPE_OFFSET, _FLATTEST_SLOPE)
         self.speed = float(rng.uniform(0.25, 1.0) * rng.choice([-1, 1]))
         """Of gusts across the picture, picture widths a second."""
         self.layers: list[tuple[np.ndarray, tuple[Sway, ...]]] = []
@@ -63,7 +66,7 @@ class Painter:
 
     def add_sheet(self, sheet: Sheet, sways: Sways = (), blur: float = 0.0) -> None:
         """Adds a sheet of strokes, with fine detail."""
-        detail = 1 + 0.07 * self.canvas.noise(self.rng.spawn(1)[0], 60, 4, 0.9)
+        detail = 1 + 0.07 * self.canvas.noise(self.rng, 60, 4, 0.9)
         color = cv2.multiply(sheet[..., :3], cv2.merge([detail / 255] * 3), dtype=cv2.CV_32F)
         self.add(color, sheet[..., 3] / np.float32(255), sways, blur)
 
@@ -93,37 +96,51 @@ class Painter:
             )
         )
 
-    def branches(self, rods: plants.Rods, swing: float = 1.0) -> Sways:
-        """The sway of a plant's rods, and the flutter of its leaves."""
+    def rods(
+        self,
+        rods: plants.Rods,
+        share: float = 1.0,
+        pitch: float = 0.2,
+        flutter: float = 0.15,
+        direct: float = 0.25,
+    ) -> Sways:
+        """The sway of a plant's rods, of which one picture width long swings at `pitch` Hz, and the
+        flutter of its leaves (`drive` explains `direct`). The stronger the wind, the more do
+        neighbors go together.
+        """
         moving = rods.moving()
         lengths = np.linalg.norm(moving.tips - moving.bases, axis=1)
-        fields = branch_fields(moving.bases, moving.tips, moving.levels)
+        softness = 0.02 * (1 + self.sway_px / 4)
+        fields = branch_fields(moving.bases, moving.tips, moving.levels, softness)
         sway = drive(
             self.rng,
             fields,
             lengths * np.array([0.6, 1.0, 1.2])[moving.levels.astype(int)],
             slope=self.slope,
-            resonances=0.2 / lengths**0.6 * self.rng.uniform(0.85, 1.15, len(lengths)),
+            resonances=pitch / lengths**0.6 * self.rng.uniform(0.85, 1.15, len(lengths)),
+            direct=direct,
             delays=moving.bases[:, 0] / self.speed,
         )
-        free = smoothstep(0.0, 0.25, np.linalg.norm(fields[0], axis=-1))
-        return (sway, swing), (self.flutter(free), 0.15 * swing)
+        if not flutter:
+            return ((sway, share),)
+        free = smoothstep(0.0, 0.25, np.linalg.norm(fields, axis=-1).max(0))
+        return (sway, share), (self.flutter(free), flutter * share)
 
     def flutter(self, profile: np.ndarray) -> Sway:
         """Small quick motion of leaves, in all directions."""
         angles = self.rng.uniform(0, 6.28, 6)
         fields = np.concatenate(
             [
-                gust_fields(profile, (c,), self.rng, (np.cos(a), np.sin(a)), 6)
+                gust_fields(profile, (c,), self.rng, (np.cos(a), np.sin(a)), 6.0)
                 for c, a in zip(self.rng.uniform(3, 9, 6), angles, strict=True)
             ]
         )
         peaks = self.rng.uniform(1.2, 3.0, 6)
         return drive(self.rng, fields, np.ones(6), slope=-0.5, resonances=peaks, together=0.2)
 
-    def gusts(self, profile: np.ndarray, resonance: float, cycles: float = 2.5) -> Sway:
-        """The sway of many stems side by side."""
-        waves = (0.0, *self.rng.uniform(0.2, cycles, 7))
+    def gusts(self, profile: np.ndarray, resonance: float) -> Sway:
+        """The sway of many stems side by side. The stronger the wind, the longer are its gusts."""
+        waves = (0.0, *self.rng.uniform(0.2, 4 / (1 + self.sway_px / 4), 7))
         lift = self.rng.normal(-0.25, 0.45, 8)
         fields = np.concatenate(
             [
@@ -189,7 +206,7 @@ _INSIDE = (abs(NODE_X - 0.5) < 0.5) & (abs(NODE_Y - 0.3125) < 0.3125)
 """The nodes within the picture."""
 
 
-def _at_nodes(image: Gray) -> Gray:
+def _at_nodes(image: Gray) -> Float[np.ndarray, "node_rows node_columns"]:
     """The values of a canvas at the nodes of the fields."""
     return cv2.resize(image, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from pipeline.synthetic.world.canvas import Canvas, Sheet, blade_polygons, leaf_polygons
 from pipeline.synthetic.world.light import Day
@@ -19,7 +19,7 @@ class Rods:
     tips: Float[np.ndarray, "rods 2"]
     widths: Float[np.ndarray, " rods"]
     """Half the width at the base, picture widths."""
-    levels: Float[np.ndarray, " rods"]
+    levels: Num[np.ndarray, " rods"]
     """0 for the trunk, then one more with each fork."""
 
     def moving(self) -> "Rods":

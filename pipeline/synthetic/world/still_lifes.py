@@ -5,7 +5,7 @@ import numpy as np
 from pipeline.synthetic.world import backgrounds, plants, things
 from pipeline.synthetic.world.canvas import Color, smoothstep
 from pipeline.synthetic.world.painter import NODE_Y, Painter
-from pipeline.synthetic.world.sway import branch_fields, drive, gust_fields
+from pipeline.synthetic.world.sway import drive, gust_fields
 
 
 def cloth(p: Painter) -> None:
@@ -22,7 +22,7 @@ def cloth(p: Painter) -> None:
         color, mask = things.fabric(p.canvas, p.rng, p.day, left, left + wide, line, bottom)
         hang = np.clip((NODE_Y - line) / (bottom - line), 0, 1.3) ** 1.4
         waves = gust_fields(
-            hang, tuple(p.rng.uniform(0.2, 3, 6)), p.rng, (1.0, p.rng.normal(0, 0.6)), 3
+            hang, tuple(p.rng.uniform(0.2, 3, 6)), p.rng, (1.0, p.rng.normal(0, 0.6)), 3.0
         )
         sway = drive(
             p.rng,
@@ -82,7 +82,7 @@ def flames(p: Painter) -> None:
         flame, mask = things.flame(p.canvas, p.rng, at, sizes[i], wides[i])
         up = np.clip((at[1] - NODE_Y) / sizes[i], 0, 1.3) ** 1.5
         ways = [(1.0, 0.1), (1.0, -0.2), (0.1, 1.0), (0.8, 0.3)]
-        fields = np.concatenate([gust_fields(up, (2.0,), p.rng, way, 4) for way in ways])
+        fields = np.concatenate([gust_fields(up, (2.0,), p.rng, way, 4.0) for way in ways])
         sway = drive(
             p.rng,
             fields,
@@ -118,8 +118,6 @@ def lanterns(p: Painter) -> None:
         cord = (np.abs(x - at[0]) < 0.0022) & (y < at[1] - 0.8 * radius)
         color = np.where((cord & (mask < 0.5))[..., None], (0.12, 0.1, 0.08), color)
         pivot, weight = np.array([[at[0], -0.12]]), at[None] + (0, radius)
-        fields = branch_fields(pivot, weight, np.zeros(1))
-        sway = drive(
-            p.rng, fields, np.ones(1), slope=p.slope, resonances=p.rng.uniform(0.5, 0.9, 1)
-        )
-        p.add(color.astype(np.float32), np.maximum(mask, cord), ((sway, p.rng.uniform(0.5, 1.0)),))
+        cords = plants.Rods(pivot, weight, np.zeros(1), np.zeros(1))
+        sways = p.rods(cords, p.rng.uniform(0.5, 1.0), 0.45, flutter=0.0, direct=0.01)
+        p.add(color.astype(np.float32), np.maximum(mask, cord), sways)

@@ -113,7 +113,8 @@ def drive(
     sizes: np.ndarray,
     *,
     slope: float,
-    resonances: np.ndarray | None = None,
+    resonances: np.ndarray,
+    direct: float = 0.25,
     together: float = 0.7,
     delays: np.ndarray | float = 0.0,
 ) -> Sway:
@@ -121,17 +122,16 @@ def drive(
 
     sizes: root mean square of each weight, arbitrary unit (`Sway.scaled` gives it its size).
     slope: of the power over frequency, as -2 is of a random walk. resonances: frequency at which
-    each joint likes to swing, Hz. together: share of the wind that all joints feel. delays: seconds
-    after which it reaches them.
+    each joint likes to swing, Hz. direct: share of the power that moves it far above its resonance,
+    which is little if it is heavy. together: share of the wind that all joints feel. delays:
+    seconds after which it reaches them.
     """
     count = len(fields)
     edges = np.geomspace(_SLOWEST_HZ, _FASTEST_HZ, _WAVES + 1)
     frequencies = rng.uniform(edges[:-1], edges[1:])
-    power = frequencies ** (slope + 1) / (1 + (frequencies / 5) ** 4)
-    power = np.tile(power, (count, 1))
-    if resonances is not None:
-        ratio = frequencies / np.asarray(resonances)[:, None]
-        power = power * (0.25 + 1 / ((1 - ratio**2) ** 2 + (0.5 * ratio) ** 2) / (1 + ratio**2))
+    power = frequencies ** (slope + 1) / (1 + (frequencies / 4) ** 4)
+    ratio = frequencies / np.asarray(resonances)[:, None]
+    power = power * (direct + 1 / ((1 - ratio**2) ** 2 + (0.5 * ratio) ** 2) / (1 + ratio**2))
     shared, own = (
         rng.standard_normal((n, _WAVES)) + 1j * rng.standard_normal((n, _WAVES)) for n in (1, count)
     )
