@@ -130,22 +130,24 @@ def rocks(
 ) -> tuple[Color, Gray]:
     """The picture with rocks that stand with their feet around y = `line`; and their mask."""
     x, y = canvas.grid
-    covered = np.zeros_like(x)
+    color, covered = color.astype(np.float32), np.zeros_like(x)
     rough = canvas.noise(rng, 8, 6, 0.6)
     grain = canvas.noise(rng, 20, 6, 0.75)
     for _ in range(count):
         foot = line + rng.uniform(-0.02, 0.1)
         radius = rng.uniform(0.03, 0.1) * (0.6 + 2 * max(0.0, foot - line))
-        u = (x - rng.uniform(-0.05, 1.05)) / radius / rng.uniform(1.0, 1.7)
-        v = (y - foot) / radius
-        distance = np.hypot(u, v) + 0.16 * rough
+        at, wide = rng.uniform(-0.05, 1.05), radius * rng.uniform(1.0, 1.7)
+        rows, columns = abs(y[:, 0] - foot) < 2 * radius, abs(x[0] - at) < 2 * wide
+        part = np.ix_(rows, columns)
+        u, v = (x[part] - at) / wide, (y[part] - foot) / radius
+        distance = np.hypot(u, v) + 0.16 * rough[part]
         mask = smoothstep(1.0, 1.0 - 2.0 / (radius * canvas.texels), distance) * (v < 0.35)
         facing = -(u * day.direction[0] + v * day.direction[1]) * -0.35
-        shade = np.clip(0.45 + facing + 0.14 * grain - 0.25 * (v > 0.1), 0, 1)
+        shade = np.clip(0.45 + facing + 0.14 * grain[part] - 0.25 * (v > 0.1), 0, 1)
         stone = day.lit(ramp(shade, (0.14, 0.13, 0.12), (0.62, 0.6, 0.56)), shade)
         under = smoothstep(1.6, 0.9, np.hypot(u, 3 * (v - 0.2))) * 0.5
-        color = mix(mix(color, color * 0.4, under), stone, mask)
-        covered = np.maximum(covered, mask)
+        color[part] = mix(mix(color[part], color[part] * 0.4, under), stone, mask)
+        covered[part] = np.maximum(covered[part], mask)
     return color, covered
 
 

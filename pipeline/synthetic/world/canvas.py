@@ -43,7 +43,7 @@ class Canvas:
         stretch: float = 1.0,
     ) -> Gray:
         """Noise of mean 0 and deviation 1 whose amplitude falls by `fall` from octave to octave: 1
-        is the 1 / f of photographs, less is smoother. `cells` are in a picture width at the coarsest
+        is 1 / f, less is smoother. `cells` are in a picture width at the coarsest
         octave, and `stretch` times as many downwards.
         """
         rng = rng.spawn(1)[0]  # what is drawn after it is the same at every resolution

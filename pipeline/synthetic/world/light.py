@@ -27,7 +27,6 @@ class Day:
     """Share of the sky that is covered."""
     direction: tuple[float, float] = (-0.6, -0.8)
     """Unit vector towards the light, in the picture."""
-    exposure: float = 1.0
     contrast: float = 1.0
     vignette: float = 0.3
     gray: float = 0.2
@@ -45,15 +44,15 @@ class Day:
         colors = colors * (1 + hue * np.array([1.0, 0.1, -0.6]))
         return self.lit(colors, shade + 0.15)
 
-    def grade(self, color: Color, canvas: Canvas) -> Color:
-        """Colors as a camera shows them: exposure, fewer colors, a shoulder, darker
-        corners.
+    def grade(self, color: Color, canvas: Canvas, exposure: float) -> Color:
+        """Colors as a camera shows them, multiplied by `exposure`: somewhat grayer, with a
+        shoulder, and with darker corners.
         """
         x, y = canvas.grid
         corners = 1 - self.vignette * ((x - 0.5) ** 2 + (y - 0.31) ** 2) / 0.345
         light = cv2.multiply(
             np.asarray(color, np.float32),
-            cv2.merge([self.exposure * corners.astype(np.float32)] * 3),
+            cv2.merge([exposure * corners.astype(np.float32)] * 3),
         )
         light += np.float32(self.gray) * (
             cv2.cvtColor(light, cv2.COLOR_RGB2GRAY)[..., None] - light
@@ -104,7 +103,6 @@ def make_day(rng: np.random.Generator) -> Day:
         earth=_EARTH[rng.integers(len(_EARTH))],
         clouds=float(np.clip(clouds + rng.normal(0, 0.2), 0, 1)),
         direction=(float(np.cos(angle)), float(np.sin(angle))),
-        exposure=float(rng.uniform(0.95, 1.6)),
         contrast=float(rng.uniform(0.95, 1.3)),
         gray=float(rng.uniform(0.05, 0.5)),
         vignette=float(rng.uniform(0.0, 0.4)),

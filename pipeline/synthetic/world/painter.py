@@ -1,5 +1,7 @@
 """Collects the layers of a scene from back to front, and gives their motion its size."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from jaxtyping import Float
@@ -32,9 +34,21 @@ Sways = tuple[tuple[Sway, float], ...]
 """Parts of a layer's motion, each with its size as a share of the scene's."""
 
 
+_EXPOSURES = (0.6, 2.0)
+
+
+class _Painted(NamedTuple):
+    """A layer before it is photographed."""
+
+    color: Color
+    alpha: Gray
+    sways: Sways
+    blur: float
+
+
 class Painter:
     """The layers of a scene, as they are painted. The size and the spectrum of the sway are drawn
-    from what real clips do (statistics.py).
+    from what real clips do (statistics.py), and so is the brightness of the picture.
     """
 
     def __init__(self, rng: np.random.Generator, canvas: Canvas):
@@ -43,7 +57,8 @@ class Painter:
         self.slope = min(draw_real(rng, "power_slope") + _SLOPE_OFFSET, _FLATTEST_SLOPE)
         self.speed = float(rng.uniform(0.25, 1.0) * rng.choice([-1, 1]))
         """Of gusts across the picture, picture widths a second."""
-        self.layers: list[tuple[np.ndarray, tuple[Sway, ...]]] = []
+        self.brightness = draw_real(rng, "brightness")
+        self.sheets: list[_Painted] = []
 
     def add(
         self, color: Color, mask: Gray | None = None, sways: Sways = (), blur: float = 0.0
@@ -52,17 +67,7 @@ class Painter:
         blur in picture widths.
         """
         alpha = np.ones(color.shape[:2], np.float32) if mask is None else mask.astype(np.float32)
-        graded = self.day.grade(color, self.canvas)
-        levels = cv2.merge([alpha * np.float32(255)] * 3)
-        rgba = cv2.merge([*cv2.split(cv2.multiply(graded, levels)), levels[..., 0]])
-        rgba = self.canvas.blur(rgba, max(blur, 0.0007))
-        covered = _at_nodes(rgba[..., 3]) > 127
-        scaled = tuple(
-            sway.scaled(share / size)
-            for sway, share in sways
-            if (size := sway.size(covered)) > 0  # 0 if nothing of it is to be seen
-        )
-        self.layers.append((rgba, scaled))
+        self.sheets.append(_Painted(np.asarray(color, np.float32), alpha, sways, blur))
 
     def add_sheet(self, sheet: Sheet, sways: Sways = (), blur: float = 0.0) -> None:
         """Adds a sheet of strokes, with fine detail."""
@@ -71,30 +76,57 @@ class Painter:
         self.add(color, sheet[..., 3] / np.float32(255), sways, blur)
 
     def finish(self) -> Scene:
-        """The scene, with all motion scaled so that what sways most sways by `sway_px`, but by less
-        if a layer would fold over.
+        """The scene as a camera sees it: with the exposure that gives the picture its brightness,
+        and all motion scaled so that what sways most sways by `sway_px`, but by less if a layer
+        would fold over.
         """
-        front = np.zeros((ROWS, COLUMNS), int)
-        for index, (texture, _) in enumerate(self.layers):
-            front[_at_nodes(texture[..., 3]) > 127] = index
-        times = np.arange(0, 5, 1 / 10)
-        moving = [(index, sways) for index, (_, sways) in enumerate(self.layers) if sways]
-        motion = [np.zeros((len(times), 2, 1), np.float32)]
-        for index, sways in moving:
-            seen = (front == index) & _INSIDE
-            total = np.zeros((len(times), np.count_nonzero(seen), 2), np.float32)
-            for sway in sways:
-                weights = sway.weights(times).T.astype(np.float32)
-                total += np.tensordot(weights, sway.fields[:, seen], 1)
-            motion.append(np.moveaxis(total, 2, 1))
-        sway_px = WORKING_SIZE[0] * _largest_sway(np.concatenate(motion, -1), int(_INSIDE.sum()))
+        exposure = self._meter()
+        textures = [self._develop(sheet, exposure) for sheet in self.sheets]
+        covered = [_at_nodes(texture[..., 3]) > 127 for texture in textures]
+        motions = [
+            [sway.scaled(share / max(sway.size(nodes), 1e-9)) for sway, share in sheet.sways]
+            if nodes.any()
+            else []
+            for sheet, nodes in zip(self.sheets, covered, strict=True)
+        ]
+        sway_px = self._sway_px(covered, motions)
         factor = self.sway_px / sway_px if sway_px > 0 else 0.0
-        return Scene(
-            layers=tuple(
-                Layer(texture=texture, modes=unfold([sway.scaled(factor) for sway in sways]))
-                for texture, sways in self.layers
-            )
-        )
+        modes = [unfold([sway.scaled(factor) for sway in sways]) for sways in motions]
+        layers = zip(textures, modes, strict=True)
+        return Scene(layers=tuple(Layer(texture=t, modes=m) for t, m in layers))
+
+    def _meter(self) -> float:
+        """The exposure that gives the picture its mean brightness, within what a photographer
+        would do: a night stays dark.
+        """
+        picture = np.zeros((ROWS, COLUMNS), np.float32)
+        for sheet in self.sheets:
+            gray, alpha = cv2.cvtColor(sheet.color, cv2.COLOR_RGB2GRAY), _at_nodes(sheet.alpha)
+            picture += alpha * (_at_nodes(gray) - picture)
+        mean = float(np.clip(picture[_INSIDE], 0, 1).mean())
+        return float(np.clip(self.brightness / 255 / (mean + 1e-3), *_EXPOSURES))
+
+    def _develop(self, sheet: "_Painted", exposure: float) -> np.ndarray:
+        """The texture of a layer."""
+        graded = self.day.grade(sheet.color, self.canvas, exposure)
+        levels = cv2.merge([sheet.alpha * np.float32(255)] * 3)
+        rgba = cv2.merge([*cv2.split(cv2.multiply(graded, levels)), levels[..., 0]])
+        return self.canvas.blur(rgba, max(sheet.blur, 0.0007))
+
+    def _sway_px(self, covered: list[np.ndarray], motions: list[list[Sway]]) -> float:
+        """How far what sways most would sway, pixels at 256 wide."""
+        front = np.zeros((ROWS, COLUMNS), int)
+        for index, nodes in enumerate(covered):
+            front[nodes] = index
+        times = np.arange(0, 5, 1 / 10)
+        motion = [np.zeros((len(times), 2, 1), np.float32)]
+        for index, sways in enumerate(motions):
+            seen = (front == index) & _INSIDE
+            for i, sway in enumerate(sways):
+                weights = sway.weights(times).T.astype(np.float32)
+                part = np.moveaxis(np.tensordot(weights, sway.fields[:, seen], 1), 2, 1)
+                motion.append(part if i == 0 else motion.pop() + part)
+        return WORKING_SIZE[0] * _largest_sway(np.concatenate(motion, -1), int(_INSIDE.sum()))
 
     def rods(
         self,
