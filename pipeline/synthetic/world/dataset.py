@@ -184,18 +184,19 @@ def iter_known_motion(
     q, front = pixel_centers(full)[:, rows], front_layers(scene, size)
     parts = []
     for index, layer in enumerate(scene.layers):
-        mask = front == index
-        if layer.modes and mask.any():
-            basis = np.concatenate([mode.basis(q[:, mask]) for mode in layer.modes])
+        seen = np.flatnonzero(front == index)
+        if layer.modes and seen.size:
+            points = q.reshape(2, -1)[:, seen]
+            basis = np.concatenate([mode.basis(points) for mode in layer.modes])
             weights = np.concatenate(
                 [mode.weights(times) - mode.weights(0.0)[:, None] for mode in layer.modes]
             )
-            parts.append((mask, basis.astype(np.float32), weights.T.astype(np.float32) * size[0]))
+            parts.append((seen, basis.astype(np.float32), weights.T.astype(np.float32) * size[0]))
     for first in range(0, len(times), block):
-        motion = np.zeros((len(times[first : first + block]), 2, *front.shape), np.float32)
-        for mask, basis, weights in parts:
-            motion[:, :, mask] = np.tensordot(weights[first : first + block], basis, 1)
-        yield motion
+        motion = np.zeros((len(times[first : first + block]), 2, front.size), np.float32)
+        for seen, basis, weights in parts:
+            motion[:, :, seen] = np.tensordot(weights[first : first + block], basis, 1)
+        yield motion.reshape(-1, 2, *front.shape)
 
 
 def _known_motion(scene: Scene, config: BuildConfig) -> WindowMotion:

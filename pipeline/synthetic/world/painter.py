@@ -34,7 +34,7 @@ Sways = tuple[tuple[Sway, float], ...]
 """Parts of a layer's motion, each with its size as a share of the scene's."""
 
 
-_EXPOSURES = (0.6, 2.0)
+_EXPOSURES = (0.85, 2.0)
 
 
 class _Painted(NamedTuple):
