@@ -65,7 +65,7 @@ def fabric(
     phase = 2 * np.pi * folds * (x + drift) + turn
     height = np.cos(phase) + 0.4 * np.cos(2.3 * phase + 1)
     slope = -np.sin(phase) - 0.9 * np.sin(2.3 * phase + 1)
-    light = 0.72 + 0.2 * slope * (-day.direction[0]) * (0.35 + 0.65 * down) + 0.08 * height
+    light = 0.74 + 0.3 * slope * (-day.direction[0]) * (0.35 + 0.65 * down) + 0.08 * height
     base = rng.uniform(0.25, 0.95, 3) ** rng.uniform(0.6, 1.4)
     ink = np.clip(base * rng.uniform(0.3, 1.6, 3), 0.03, 1)
     u, v = (x + 0.004 * height) * rng.uniform(12, 40), y * rng.uniform(12, 40)
@@ -75,7 +75,7 @@ def fabric(
         smoothstep(0.1, 0.4, np.cos(2 * np.pi * u) + np.cos(2 * np.pi * v) - 0.4),
         0.5 * (np.cos(2 * np.pi * u) > 0) + 0.5 * (np.cos(2 * np.pi * v) > 0),
     ][rng.integers(4)]
-    weave = 1 + 0.05 * canvas.noise(rng, 90, 3, 1.0) + 0.05 * canvas.noise(rng, 4, 6, 0.6)
+    weave = 1 + 0.05 * canvas.noise(rng, 90, 3, 1.0) + 0.03 * canvas.noise(rng, 4, 6, 0.6)
     color = day.lit(mix(base, ink, pattern) * weave[..., None], light)
     hem = bottom + 0.004 * height * down + 0.008 * np.cos(phase / 3)
     edge = 0.006 * np.sin(9 * y + turn) * down
