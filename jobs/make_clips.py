@@ -45,10 +45,12 @@ from pipeline.synthetic.world.scenes import WORLD
 
 @dataclass(frozen=True, kw_only=True)
 class MakeClips:
-    """Writes synthetic videos of swaying things with known motion, their truth, and clips.csv."""
+    """Writes synthetic videos of swaying things with known motion, their truth, and clips.csv; or,
+    with --scenes, a dataset of spectral volumes.
+    """
 
     out: Path
-    """Folder to write to; it is created if it is missing."""
+    """Folder to write to; it is created if it is missing. A dataset is resumed if it is the same."""
     seconds: float = 8.0
     """Length of the good clips; their truth covers the first 5 s."""
     only: tuple[str, ...] | None = None
@@ -58,9 +60,9 @@ class MakeClips:
     fps: float | None = None
     """Frame rate of all clips, which changes their names; without a number, each has its own."""
     seed: int = 0
-    """Seed of all random choices; the same seed gives the same bytes."""
+    """Seed of all random choices; the same seed gives the same bytes, another one other scenes."""
     processes: int = 2
-    """Number of clips made at the same time."""
+    """Number of clips, or of shards, made at the same time."""
     scenes: int | None = None
     """Write a dataset of so many painted scenes, with their known motion, in place of videos."""
     kinds: tuple[str, ...] | None = None

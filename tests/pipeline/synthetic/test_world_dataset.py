@@ -1,13 +1,16 @@
 """A dataset of painted scenes is a dataset like any other."""
 
+import cv2
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from jobs.make_clips import main
 from jobs.verify import main as verify
 from pipeline.dataset.open import open_dataset
 from pipeline.extract.config import BuildConfig, from_contract
 from pipeline.motion.spectrum import to_spectrum
+from pipeline.synthetic.clips import make_clip
 from pipeline.synthetic.world.dataset import (
     build_scene_window,
     iter_known_motion,
@@ -52,8 +55,6 @@ def test_the_stored_volume_is_the_transform_of_the_known_displacement():
 
 def test_the_later_frame_is_the_painting_moved():
     """Forward: what is at p in the first frame is at p + F in the later one."""
-    import cv2
-
     row = plan_scenes(("cloth",), 1, 0, CONFIG)[0]
     sample = build_scene_window(row, CONFIG).sample
     assert sample
@@ -71,6 +72,14 @@ def test_the_later_frame_is_the_painting_moved():
 def test_the_contract_can_be_read():
     config = from_contract(to_json_value(scene_contract(CONFIG)))
     assert (config.size, config.plan) == (CONFIG.size, CONFIG.plan)
+
+
+@pytest.mark.slow
+def test_a_video_of_a_painted_scene_has_its_truth(tmp_path):
+    line = make_clip("cloth-30fps", tmp_path, seconds=0.2, seed=1)
+    assert line.startswith("cloth-30fps: 6 frames") and line.endswith("with truth")
+    truth = load_file(tmp_path / "cloth-30fps.truth.safetensors")
+    assert not truth["motion"][0].any() and truth["motion"].any() and truth["valid"].any()
 
 
 @pytest.mark.slow
