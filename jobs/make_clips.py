@@ -50,7 +50,7 @@ class MakeClips:
     """
 
     out: Path
-    """Folder to write to; it is created if it is missing. A dataset is resumed if it is the same."""
+    """Folder to write to; it is created if it is missing. The same dataset is resumed."""
     seconds: float = 8.0
     """Length of the good clips; their truth covers the first 5 s."""
     only: tuple[str, ...] | None = None

@@ -59,11 +59,12 @@ def flowers(p: Painter) -> None:
 
 
 def branch(p: Painter) -> None:
-    """A leafy branch that reaches into the picture, before a blurred garden or a sky."""
+    """Branches that reach into the picture, some in blossom, before a blurred garden or a sky."""
     if p.rng.random() < 0.3:
         p.add(backgrounds.sky(p.canvas, p.rng, p.day, 0.5))
     else:
         p.add(p.backdrop())
+    blossoms, color = p.rng.random() < 0.35, p.rng.uniform(0.55, 1.0, 3)
     for i in range(int(p.rng.integers(2, 5))):
         left = p.rng.random() < 0.5
         base = (-0.06 if left else 1.06, p.rng.uniform(0.05, 0.5))
@@ -89,7 +90,32 @@ def branch(p: Painter) -> None:
             hue=p.rng.normal(0, 0.12),
             radius=0.035,
         )
+        if blossoms:
+            outer = rods.tips[rods.levels > 0]
+            for tip in p.rng.permutation(np.concatenate([outer, outer]))[: p.rng.integers(15, 50)]:
+                at, size = tip + p.rng.normal(0, 0.025, 2), p.rng.uniform(0.02, 0.035)
+                plants.draw_flower(p.canvas, sheet, p.rng, p.day, at, size, color, 5)
         p.add_sheet(sheet, p.rods(rods), p.rng.uniform(0, 0.012) if i == 0 else 0.0)
+
+
+def ferns(p: Painter) -> None:
+    """Ferns or palms whose fronds fan out from the ground, before a garden or a wall."""
+    p.add(p.backdrop())
+    for layer in range(int(p.rng.integers(2, 4))):
+        count, near = int(p.rng.integers(7, 13)), p.rng.uniform(0.7, 1.2)
+        base = np.array([p.rng.uniform(0.1, 0.9), p.rng.uniform(0.58, 0.72)])
+        angles = np.linspace(-2.7, -0.45, count) + p.rng.normal(0, 0.1, count)
+        lengths = near * p.rng.uniform(0.28, 0.5, count)
+        tips = base + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+        sheet, leaf = p.canvas.sheet(), near * p.rng.uniform(0.05, 0.1)
+        for rank, i in enumerate(p.rng.permutation(count)):
+            bow, shade = 0.35 * np.cos(angles[i]), 0.25 + 0.5 * rank / count
+            plants.draw_frond(
+                p.canvas, sheet, p.rng, p.day, base, tips[i], leaf=leaf, bow=bow, shade=shade
+            )
+        bases = np.repeat(base[None], count, 0)
+        rods = plants.Rods(bases, tips, np.zeros(count), np.zeros(count))
+        p.add_sheet(sheet, p.rods(rods, 0.7 + 0.15 * layer, 0.3), 0.004 * max(0, 1 - layer))
 
 
 def strands(p: Painter) -> None:

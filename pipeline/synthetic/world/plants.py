@@ -125,6 +125,39 @@ def draw_crown(
     canvas.draw(sheet, polygons[order], day.foliage(rng, shade, hue)[order])
 
 
+def draw_frond(
+    canvas: Canvas,
+    sheet: Sheet,
+    rng: np.random.Generator,
+    day: Day,
+    base: np.ndarray,
+    tip: np.ndarray,
+    *,
+    leaf: float,
+    bow: float,
+    shade: float,
+) -> None:
+    """Draws a frond from `base` to `tip`: a midrib that bows by a share `bow` of its length, and
+    leaves up to `leaf` long on both sides, shorter towards the tip.
+    """
+    s = np.linspace(0.12, 1, max(8, round(np.hypot(*(tip - base)) / 0.014)))
+    along, across = tip - base, np.array([base[1] - tip[1], tip[0] - base[0]])
+    spine = base + s[:, None] * along + (bow * s**2)[:, None] * across
+    slope = along + (2 * bow * s)[:, None] * across
+    angles = np.arctan2(slope[:, 1], slope[:, 0])
+    lengths = leaf * np.sqrt(np.sin(np.pi * (0.12 + 0.85 * s))) * rng.uniform(0.85, 1.1, len(s))
+    canvas.draw(
+        sheet,
+        blade_polygons(base[None], tip[None], np.array([0.003]), np.array([bow])),
+        day.foliage(rng, np.array([0.3])),
+    )
+    for side in (-1, 1):
+        turned = angles + side * (1.15 - 0.5 * s) + rng.normal(0, 0.05, len(s))
+        facing = np.stack([np.cos(turned), np.sin(turned)], 1) @ np.asarray(day.direction)
+        polygons = leaf_polygons(spine, turned, lengths, 0.16 * lengths + 0.001)
+        canvas.draw(sheet, polygons, day.foliage(rng, shade + 0.15 * facing))
+
+
 def draw_grass(
     canvas: Canvas,
     sheet: Sheet,

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.synthetic.render import Scene
 from pipeline.synthetic.world.canvas import make_canvas
-from pipeline.synthetic.world.close_ups import branch, flowers, shrub, strands
+from pipeline.synthetic.world.close_ups import branch, ferns, flowers, shrub, strands
 from pipeline.synthetic.world.landscapes import lake, meadow, tree
 from pipeline.synthetic.world.painter import Painter
 from pipeline.synthetic.world.still_lifes import cloth, flames, lanterns
@@ -18,6 +18,7 @@ WORLD: dict[str, Callable[[Painter], None]] = dict(
     shrub=shrub,
     flowers=flowers,
     branch=branch,
+    ferns=ferns,
     strands=strands,
     cloth=cloth,
     flames=flames,
