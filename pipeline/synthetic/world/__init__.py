@@ -7,6 +7,10 @@
     backgrounds.py  what stands still: sky, hills, ground, walls, fences, rocks
     plants.py       trees whose branches are trees, grass, flowers, hanging strands
     things.py       water that reflects, hanging cloth, flames, lanterns
+    painter.py      collects the layers of a scene, its exposure and its motion
+    landscapes.py   meadow, tree, lake
+    close_ups.py    shrub, flowers, branch, ferns, strands
+    still_lifes.py  cloth, flames, lanterns
     scenes.py       WORLD: the kinds of scenes, and `make_scene`
     dataset.py      samples of scenes, and their shards
 

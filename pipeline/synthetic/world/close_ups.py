@@ -109,7 +109,7 @@ def ferns(p: Painter) -> None:
         tips = base + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
         sheet, leaf = p.canvas.sheet(), near * p.rng.uniform(0.05, 0.1)
         for rank, i in enumerate(p.rng.permutation(count)):
-            bow, shade = 0.35 * np.cos(angles[i]), 0.25 + 0.5 * rank / count
+            bow, shade = 0.35 * float(np.cos(angles[i])), 0.25 + 0.5 * rank / count
             plants.draw_frond(
                 p.canvas, sheet, p.rng, p.day, base, tips[i], leaf=leaf, bow=bow, shade=shade
             )
