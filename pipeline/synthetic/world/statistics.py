@@ -30,7 +30,8 @@ REAL: dict[str, tuple[float, ...]] = dict(
 )
 """The PERCENTILES over 44 clips of nature, at 256 x 160, flow by DIS: `python -m
 benchmarks.real_statistics DATASET` on 161 windows that the default filters keep, of a dataset that
-is not part of the repository. Flow has noise, whose power is the same at all frequencies: true slopes are steeper.
+is not part of the repository. Flow has noise, whose power is the same at all frequencies: true
+slopes are steeper.
 """
 
 
