@@ -24,7 +24,7 @@ VERBS = {
     "preview": ("jobs.preview", "show one sample as a video or a sheet of pictures"),
     "make-clips": (
         "jobs.make_clips",
-        "render procedural videos of swaying things with known motion",
+        "render procedural videos, or a dataset of painted scenes, with known motion",
     ),
     "train-autoencoder": (
         "jobs.train_autoencoder",

@@ -10,6 +10,9 @@ from pipeline.flow.estimator import describe_estimator
 from pipeline.motion import spectrum
 from schemas.run_contract import to_json_value
 
+KNOWN_FLOW = "known"
+"""The flow of the contract of painted scenes, whose motion nobody had to estimate."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
@@ -86,12 +89,15 @@ def to_contract(config: BuildConfig) -> dict[str, Any]:
 
 def from_contract(config: dict[str, Any], weights: str = "default") -> BuildConfig:
     """Inverse of `to_contract`. The contract holds the digest of RAFT's weights and not their path,
-    which is given as `weights` (FlowConfig).
+    which is given as `weights` (FlowConfig). Known motion (KNOWN_FLOW) has no estimator: it gives
+    the default one, by which the dataset cannot be extended (`check_flow_settings`).
 
     Raises ValueError if a setting is missing, unknown or of another type.
     """
     try:
-        flow = {name: value for name, value in config["flow"].items() if name != "weights"}
+        is_known = config["flow"].get("flow") == KNOWN_FLOW
+        settings = {} if is_known else config["flow"]
+        flow = {name: value for name, value in settings.items() if name != "weights"}
         return _parse_setting(
             BuildConfig, config | {"flow": asdict(FlowConfig(weights=weights)) | flow}
         )

@@ -1,7 +1,7 @@
 """Turns the frames of one window into its motion, its measures and its sample."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ class PendingMotion(NamedTuple):
     """The motion of the camera that `sums` are without, if the run stabilizes."""
 
 
-class _WindowMotion(NamedTuple):
+class WindowMotion(NamedTuple):
     """The motion of a window, in the memory of this process."""
 
     sums: RunningSpectrum
@@ -59,7 +59,7 @@ class _WindowMotion(NamedTuple):
     camera: CameraFit | None
 
 
-def synchronize(pending: PendingMotion, gray: UInt8[np.ndarray, "height width"]) -> _WindowMotion:
+def synchronize(pending: PendingMotion, gray: UInt8[np.ndarray, "height width"]) -> WindowMotion:
     """Waits for the device; `gray` is the start frame.
 
     Raises Quarantined (nonfinite) if the flow is not finite.
@@ -73,7 +73,7 @@ def synchronize(pending: PendingMotion, gray: UInt8[np.ndarray, "height width"])
         for flows in (pending.forward, pending.backward)
     )
     disagreements = relative_disagreements([(forward[i], back) for i, back in backward.items()])
-    return _WindowMotion(
+    return WindowMotion(
         sums,
         sums.grid_motion(),
         forward,
@@ -171,7 +171,7 @@ def backward_frame_indices(frames: int, checks: int) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, frames - 1, checks + 1)[1:]})
 
 
-def measure_window(frames: Sequence[PreparedFrame], motion: _WindowMotion) -> FilterMeasures:
+def measure_window(frames: Sequence[PreparedFrame], motion: WindowMotion) -> FilterMeasures:
     """Computes all measures of a window, rounded as they are recorded."""
     times = np.array([frame.time for frame in frames])
     values = measure_frames(
@@ -188,6 +188,11 @@ def measure_window(frames: Sequence[PreparedFrame], motion: _WindowMotion) -> Fi
         weight,
         motion.confidence,
     )
+    return round_measures(values)
+
+
+def round_measures(values: Mapping[str, float]) -> FilterMeasures:
+    """Returns all measures of a window, rounded as they are recorded."""
     return FilterMeasures(**{name: _round_measure(value) for name, value in values.items()})
 
 
@@ -199,7 +204,7 @@ def _round_measure(value: float) -> float:
 def make_sample(
     row: PlanRow,
     frames: Sequence[PreparedFrame],
-    motion: _WindowMotion,
+    motion: WindowMotion,
     measures: FilterMeasures,
     config: BuildConfig,
     **provenance: Any,
@@ -270,7 +275,7 @@ def _sample_meta(
     )
 
 
-def make_kept_row(key: str, measures: FilterMeasures, motion: _WindowMotion) -> RecordRow:
+def make_kept_row(key: str, measures: FilterMeasures, motion: WindowMotion) -> RecordRow:
     """Makes the row of a kept window for the record of its shard, with all that was measured."""
     power_x, power_y = (
         [_round_measure(power) for power in powers]

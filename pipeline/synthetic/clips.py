@@ -1,9 +1,10 @@
-"""The clips that `quiver make-clips` writes: good ones at several frame rates, and four that an
-extraction has to reject or quarantine.
+"""The clips that `quiver make-clips` writes: good ones at several frame rates, four that an
+extraction has to reject or quarantine, and by name those of painted scenes.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 from pipeline.sizes import human_size
 from pipeline.synthetic.render import TICKS_PER_SECOND, Layer, Scene, write_clip, write_truth
 from pipeline.synthetic.scenes import SCENES
+from pipeline.synthetic.world.scenes import WORLD, make_scene
 
 WINDOW_S = 5.0
 """Seconds of one window, which the truth of a clip covers."""
@@ -66,16 +68,29 @@ RECIPES = {
 }
 
 
+def _paint_world(kind: str, rng: np.random.Generator) -> Scene:
+    """A painted scene of the outdoors (pipeline/synthetic/world)."""
+    return make_scene(kind, int(rng.integers(1_000_000)))
+
+
+WORLD_RECIPES = {
+    f"{kind}-30fps": Recipe(scene=partial(_paint_world, kind), fps=30.0) for kind in WORLD
+}
+"""Clips of painted scenes, which are made only if they are asked for by name: `cloth-30fps` is of
+the world, `cloth-24fps` of RECIPES.
+"""
+
+
 def make_clip(
     name: str, folder: Path, *, seconds: float, fps: float | None = None, seed: int = 0
 ) -> str:
-    """Writes the clip of the recipe `name` to `folder`, and its truth as NAME.truth.safetensors if
-    it has one; returns a line that says so.
+    """Writes the clip of the recipe `name`, of either table, to `folder`, and its truth as
+    NAME.truth.safetensors if it has one; returns a line that says so.
 
     `fps` replaces the recipe's frame rate, also in the file's name. Equal seeds give equal bytes.
     """
     cv2.setNumThreads(1)
-    recipe, rng = RECIPES[name], np.random.default_rng([seed, *name.encode()])
+    recipe, rng = (RECIPES | WORLD_RECIPES)[name], np.random.default_rng([seed, *name.encode()])
     scene = recipe.scene(rng)
     times = timestamps(fps or recipe.fps, seconds * recipe.duration_share, rng)
     name = clip_name_at(name, fps)

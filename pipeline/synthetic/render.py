@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -42,6 +43,23 @@ _Shape = Callable[[Points], Points]
 """phi: maps positions at rest to directions, whose largest length is about 1."""
 
 
+@runtime_checkable
+class Motion(Protocol):
+    """Terms of u, sum_j c_j(t) phi_j(q)."""
+
+    def weights(self, times: float | np.ndarray) -> np.ndarray:
+        """c [terms, *times], picture widths."""
+        ...
+
+    def basis(self, q: Points) -> np.ndarray:
+        """phi [terms, 2, *points]."""
+        ...
+
+    def displace(self, q: Points, t: float) -> Points:
+        """The sum of the terms at time t, picture widths."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mode:
     """One term of u: an oscillation of a layer."""
@@ -60,6 +78,18 @@ class Mode:
         wave = np.cos(2 * np.pi * self.frequency_hz * times + self.phase)
         return self.amplitude_px / WORKING_SIZE[0] * wave * np.exp(-self.damping * times)
 
+    def weights(self, times: float | np.ndarray) -> np.ndarray:
+        """`weight`, with an axis for the only term."""
+        return np.asarray(self.weight(times))[None]
+
+    def basis(self, q: Points) -> np.ndarray:
+        """The shape, with an axis for the only term."""
+        return self.shape(q)[None]
+
+    def displace(self, q: Points, t: float) -> Points:
+        """The displacement of this term, picture widths."""
+        return self.weight(t) * self.shape(q)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Layer:
@@ -67,7 +97,12 @@ class Layer:
 
     texture: Float32[np.ndarray, "rows columns 4"]
     """RGB times alpha, and alpha, 0 to 255, at rest, including MARGIN."""
-    modes: tuple[Mode, ...] = ()
+    modes: tuple[Motion, ...] = ()
+
+    @property
+    def texels_per_width(self) -> float:
+        """Texture pixels per picture width."""
+        return self.texture.shape[1] / (1 + 2 * MARGIN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +133,7 @@ def pixel_centers(size: tuple[int, int]) -> Points:
 
 def displacement(layer: Layer, q: Points, t: float) -> Points:
     """u(q, t), picture widths."""
-    return sum((mode.weight(t) * mode.shape(q) for mode in layer.modes), np.zeros_like(q))
+    return sum((mode.displace(q, t) for mode in layer.modes), np.zeros_like(q))
 
 
 def rest_points(layer: Layer, x: Points, t: float) -> Points:
@@ -131,7 +166,7 @@ def _texel_map(
     """Columns and rows of the texture that each pixel shows at time t, float32 [H, W] each."""
     (xs, across), (ys, down) = _upsampling(size[0], 1.0), _upsampling(size[1], ASPECT)
     nodes = np.stack(np.meshgrid(xs, ys)) - scene.pan(t)[:, None, None]
-    texels = (rest_points(layer, nodes, t) + MARGIN) * TEXELS_PER_WIDTH - 0.5
+    texels = (rest_points(layer, nodes, t) + MARGIN) * layer.texels_per_width - 0.5
     return tuple((part.T @ down).T @ across for part in texels.astype(np.float32))
 
 
@@ -171,15 +206,19 @@ def true_motion(
     """
     front, _ = _front_layers(scene, start_s, size)
     x = pixel_centers(size) - scene.pan(start_s)[:, None, None]
-    changes = [scene.pan(times)[0], scene.pan(times)[1]]
-    shapes = [np.ones_like(x) * axis for axis in np.eye(2)[..., None, None]]
+    changes = [scene.pan(times)[:1], scene.pan(times)[1:]]
+    shapes = [np.ones_like(x)[None] * axis for axis in np.eye(2)[..., None, None]]
     for index, layer in enumerate(scene.layers):
-        q = rest_points(layer, x[:, front == index], start_s)
+        seen = front == index
+        if not seen.any():
+            continue
+        q = rest_points(layer, x[:, seen], start_s)
         for mode in layer.modes:
-            changes.append(mode.weight(start_s + times) - mode.weight(start_s))
-            shapes.append(np.zeros_like(x))
-            shapes[-1][:, front == index] = mode.shape(q)
-    return np.tensordot(np.stack(changes, 1) * size[0], np.stack(shapes), 1).astype(np.float32)
+            changes.append(mode.weights(start_s + times) - mode.weights(start_s)[:, None])
+            shapes.append(np.zeros((len(changes[-1]), *x.shape)))
+            shapes[-1][..., seen] = mode.basis(q)
+    weights = np.concatenate(changes).T * size[0]
+    return np.tensordot(weights, np.concatenate(shapes), 1).astype(np.float32)
 
 
 def trusted_mask(
@@ -215,7 +254,8 @@ def trusted_mask(
 @functools.lru_cache(8)
 def _coverage(layer: Layer, width: int) -> np.ndarray:
     """Alpha of a layer, 0 to 1, averaged over the area of a pixel in a picture of this width."""
-    return cv2.GaussianBlur(layer.texture[..., 3], (0, 0), 0.4 * TEXELS_PER_WIDTH / width) / 255
+    sigma = 0.4 * layer.texels_per_width / width
+    return cv2.GaussianBlur(layer.texture[..., 3], (0, 0), sigma) / 255
 
 
 def _front_layers(scene: Scene, t: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
