@@ -7,6 +7,7 @@ READ FIRST: loader.
     spectra         images and normalized spectra, for the autoencoder and the denoiser
     pairs           a photograph, a later frame and the flow between them, for the renderer
     augment         mirror, rotation, zoom, crop and color jitter of an image and its motion
+    scenes          what a scene is, and its digest
     shard_index     where each sample is stored
     shard_reader    partial, verified reads of a sample
     handover        batches from loader workers through shared memory

@@ -6,6 +6,7 @@ READ FIRST: training_loop.
     autoencoder_task    what the autoencoder of spectral slices is trained for
     denoiser_task       what the denoiser is trained for, in either stage
     renderer_task       what the renderer is trained for
+    latents             samples that the frozen autoencoder has encoded beforehand
     warm_start          seeded weights, and weights of an earlier training
     distributed         the processes that train together
     log                 log.jsonl and TensorBoard events

@@ -62,10 +62,43 @@ def test_move_photograph(folder):
         assert loop.n_frames == 100
 
 
+@pytest.mark.thorough
+@pytest.mark.timeout(900)
+def test_from_lists_of_clips_to_a_prior_and_its_folds(folder, tmp_path):
+    """The two shell scripts with one step of each training, as `quiver` is found in a checkout."""
+    rows = ["uri,source,licence"]
+    for name in ("a", "b", "c"):
+        write_swaying(tmp_path / f"{name}.mp4", size=(320, 200), seconds=5.2)
+        rows.append(f"{tmp_path / name}.mp4,{name},CC0-1.0")
+    (tmp_path / "real.csv").write_text("\n".join(rows) + "\n")
+    quick = {"STEPS": "1", "SCENES": "4", "FOLDS": "2", "PYTHONPATH": str(ROOT)}
+    bin_folder = str(Path(sys.executable).parent)
+    environment = os.environ | quick | {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
+
+    def run(*command: object) -> str:
+        arguments = [str(argument) for argument in command]
+        done = subprocess.run(
+            arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    script = EXAMPLES / "train_prior.sh"
+    run(script, tmp_path / "out", tmp_path / "real.csv", "", folder / "photo.png")
+    assert (tmp_path / "out" / "film.mp4").exists() and (tmp_path / "out" / "page.html").exists()
+    options = ("--steps", 1, "--coordinate-steps", 1, "--latent-variants", 1)
+    printed = run(EXAMPLES / "cross_validate.sh", tmp_path / "out", "short", *options)
+    assert "nearest training window" in printed
+    record = json.loads(
+        (tmp_path / "out" / "evaluation-short" / "prior_evaluation.json").read_text()
+    )
+    assert len(record["checkpoints"]) == 2 and len(record["scenes"]) == 3
+
+
 def test_the_readme_names_every_example():
     text = (EXAMPLES / "README.md").read_text()
     for path in EXAMPLES.iterdir():
-        assert path.suffix not in (".py", ".ipynb") or path.name in text
+        assert path.suffix not in (".py", ".sh", ".ipynb") or path.name in text
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
