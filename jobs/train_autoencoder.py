@@ -93,7 +93,10 @@ def _run_training(job: TrainAutoencoder, show: ShowProgress) -> None:
     training_set, test_set = job.make_train_and_test(*options)
     whitening_set = job.make_unaugmented(*options, "train")
     seed_weights(job.train)
-    task = AutoencoderTask(job.network, normalizer, whitening_set, test_set, crop=job.crop)
+    mixture = whitening_set.mixture(job.train.mix, job.train.windows_per_scene)
+    task = AutoencoderTask(
+        job.network, normalizer, whitening_set, test_set, crop=job.crop, mixture=mixture
+    )
     _check_divisible(
         task.network.downsampling_factor, size=normalizer.size, crop=job.crop or normalizer.size
     )

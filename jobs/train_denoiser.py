@@ -256,7 +256,8 @@ def _load_start_weights(
     """
     if isinstance(denoiser.encoder, PretrainedEncoder) and not job.start:
         load_efficientnet_weights(denoiser.encoder.backbone, job.encoder_weights)
-        samples = iterate_spread_samples(photographs, _MAX_SCALED_PHOTOGRAPHS)
+        mixture = photographs.mixture(job.train.mix, job.train.windows_per_scene)
+        samples = iterate_spread_samples(photographs, _MAX_SCALED_PHOTOGRAPHS, mixture)
         denoiser.encoder.fit_scales(sample.image for sample in samples)
     if job.start:
         slices = job.start / SLICE_FOLDER

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.data.order import SampleDraw, spread_indices
+from model.data.order import Mixture, SampleDraw, spread_indices
 from model.data.spectra import SpectrumBatch, SpectrumDataset
 from model.normalizer import SpectrumNormalizer
 from model.prior.autoencoder import AutoencoderConfig, SliceAutoencoder, autoencoder_loss
@@ -20,13 +20,14 @@ TEST_SAMPLE_COUNT = 4
 """Samples of the test split that a network is evaluated on, spread over all."""
 LOGGED_SAMPLE_COUNT = 2
 """How many of these are drawn as images."""
-_MAX_WHITENING_SAMPLES = 16
+_MAX_WHITENING_SAMPLES = 32
 """Training samples, at most, that latents are whitened by."""
 
 
 class AutoencoderTask:
     """Trains the autoencoder. `whitening_set` has training samples without augmentation, at all
-    frequencies; a step learns from a random crop (width, height) of each slice, if one is given.
+    frequencies, of which latents are whitened by some, in the shares of `mixture`; a step learns
+    from a random crop (width, height) of each slice, if one is given.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class AutoencoderTask:
         test_set: SpectrumDataset | None,
         *,
         crop: tuple[int, int] | None = None,
+        mixture: Mixture | None = None,
     ):
         self.settings, self.normalizer, self.crop = config, normalizer, crop
+        self.mixture = mixture
         self.whitening_set, self.test_set = whitening_set, test_set
         self.network = SliceAutoencoder(config)
 
@@ -90,14 +93,22 @@ class AutoencoderTask:
         """Fits the whitening to the latents of training samples at all frequencies."""
         network.fit_whitening(
             network.encode(batch.spectrum.flatten(0, 1).to(device))[0]
-            for batch in iterate_spread_samples(self.whitening_set, _MAX_WHITENING_SAMPLES)
+            for batch in iterate_spread_samples(
+                self.whitening_set, _MAX_WHITENING_SAMPLES, self.mixture
+            )
         )
 
 
-def iterate_spread_samples(dataset: SpectrumDataset, most: int) -> Iterator[SpectrumBatch]:
-    """Yields up to `most` samples, one at a time, evenly spread over the dataset."""
-    for index in spread_indices(len(dataset), most):
-        yield dataset.batch([SampleDraw(0, 0, index)])
+def iterate_spread_samples(
+    dataset: SpectrumDataset, most: int, mixture: Mixture | None = None
+) -> Iterator[SpectrumBatch]:
+    """Yields up to `most` samples, one at a time, evenly spread over the dataset, or over what an
+    epoch of the mixture draws from it.
+    """
+    order = np.arange(len(dataset))
+    drawn = order if mixture is None else mixture.draw(order)
+    for place in spread_indices(len(drawn), most):
+        yield dataset.batch([SampleDraw(0, 0, int(drawn[place]))])
 
 
 def random_crop(
