@@ -95,6 +95,8 @@ class TrainDenoiser(TrainingOptions):
     """Encode each sample beforehand, under so many augmentations, into the autoencoder's folder:
     faster steps, less variety; with 0, each step encodes its samples.
     """
+    believed_only: bool = False
+    """Learn only where the flow is believed: elsewhere the stored motion is damped."""
     coordinate_steps: int = 1000
     """Optimizer steps of the second stage."""
     coordinate_batch: int = 4
@@ -228,7 +230,7 @@ def _train_stage(
         for path in encode_latents(*options, paths, config.device):
             print_message(f"encoded {len(training_set)} samples into {path}")
         training_set = LatentDataset(training_set, paths, job.slices if is_slices else None)
-    task = DenoiserTask(denoiser, autoencoder, test_set)
+    task = DenoiserTask(denoiser, autoencoder, test_set, believed_only=job.believed_only)
     title = "slices" if is_slices else "all frequencies"
     run_task(task, training_set, config, out, title, show)
 

@@ -158,6 +158,15 @@ def augment_spectrum(
     cv2.split(cv2.transform(warped, vectors), list(out))
 
 
+def warp_mask(
+    mask: Float32[np.ndarray, "height width"], affine: Float64[np.ndarray, "2 3"]
+) -> Float32[np.ndarray, "height width"]:
+    """The mask at the pixels that the augmented motion is taken from, bilinear."""
+    if np.array_equal(affine, np.eye(2, 3)):
+        return mask
+    return warp_affine(mask, affine, cv2.INTER_LINEAR)
+
+
 def color_transform(
     mean: Float64[np.ndarray, "3"], augmentation: Augmentation
 ) -> Float64[np.ndarray, "3 4"]:

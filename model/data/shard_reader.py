@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float16, UInt8
+from jaxtyping import Float16, Float32, UInt8
 
 from model.data.shard_index import SampleLocation
 from pipeline.dataset.shards import check_member
+from pipeline.flow.consistency import BELIEVED
 from schemas.sample import (
     CHUNKED_ARRAYS,
     DTYPES,
@@ -103,6 +104,17 @@ def read_spectrum(
         channels = np.empty((4, size[1], size[0]), np.float16)
         for band in bands:
             yield arrays.read("spectrum", band, channels)
+
+
+def read_believed(
+    files: "FileCache", location: SampleLocation, size: tuple[int, int]
+) -> Float32[np.ndarray, "height width"]:
+    """1 where the flow is believed, else 0. Raises ValueError if the bytes are not the ones that
+    were written.
+    """
+    with _name_sample_in_errors(location):
+        confidence = _StoredArrays(files, location, size).read("confidence")
+        return (confidence >= BELIEVED).astype(np.float32)
 
 
 def read_pair(

@@ -17,10 +17,11 @@ from model.data.augment import (
     augment_spectrum,
     draw_augmentation,
     vector_map,
+    warp_mask,
 )
 from model.data.loader import ShardDataset
 from model.data.order import SampleDraw
-from model.data.shard_reader import read_image, read_spectrum
+from model.data.shard_reader import read_believed, read_image, read_spectrum
 from model.normalizer import check_frequencies
 from pipeline.dataset.open import DatasetView
 from pipeline.motion.normalize import Normalization, channel_scales, normalize
@@ -48,6 +49,8 @@ class SpectrumBatch(NamedTuple):
     """S', normalized: re x, im x, re y, im y."""
     frequency_index: Int64[Tensor, "batch freq"]
     """Which frequencies these are, counted from 0."""
+    believed: Float32[Tensor, "batch height width"]
+    """1 where the flow is believed, else 0."""
     keys: tuple[str, ...]
 
 
@@ -57,6 +60,7 @@ class _SpectrumSample(NamedTuple):
     image: Float32[Tensor, "3 height width"]
     spectrum: Float32[Tensor, "freq 4 height width"]
     frequency_index: Int64[Tensor, " freq"]
+    believed: Float32[Tensor, "height width"]
     key: str
 
 
@@ -86,7 +90,11 @@ class SpectrumDataset(ShardDataset):
             index = SampleDraw(0, 0, range(len(self))[index])
         batch = self.batch([index])
         return _SpectrumSample(
-            batch.image[0], batch.spectrum[0], batch.frequency_index[0], batch.keys[0]
+            batch.image[0],
+            batch.spectrum[0],
+            batch.frequency_index[0],
+            batch.believed[0],
+            batch.keys[0],
         )
 
     def batch(self, draws: Sequence[SampleDraw]) -> SpectrumBatch:
@@ -97,22 +105,31 @@ class SpectrumDataset(ShardDataset):
         count = min(self.config.drawn or self.frequencies, self.frequencies)
         image = np.empty((len(draws), 3, height, width), np.float32)
         spectrum = np.empty((len(draws), count, 4, height, width), np.float32)
-        bands = [self._read(*parts) for parts in zip(draws, image, spectrum, strict=True)]
+        believed = np.empty((len(draws), height, width), np.float32)
+        arrays = zip(draws, image, spectrum, believed, strict=True)
+        bands = [self._read(*parts) for parts in arrays]
         return SpectrumBatch(
             torch.from_numpy(image),
             torch.from_numpy(spectrum),
             torch.tensor(bands),
+            torch.from_numpy(believed),
             self.keys(draws),
         )
 
-    def _read(self, draw: SampleDraw, image: np.ndarray, spectrum: np.ndarray) -> list[int]:
-        """Writes a sample's image and coefficients into these arrays; returns its frequencies."""
+    def _read(
+        self, draw: SampleDraw, image: np.ndarray, spectrum: np.ndarray, believed: np.ndarray
+    ) -> list[int]:
+        """Writes a sample's image and coefficients, and where they are believed, into these arrays;
+        returns its frequencies.
+        """
         rng, location = draw.rng(), self.shard_index[draw.sample_index]
         bands = draw_bands(self.frequencies, self.config.drawn, rng)
         pixels = read_image(self.files, location, self.size)
         augmentation = draw_augmentation(self.config.augment, self.size, rng)
         affine, vectors = augmentation.affine, vector_map(augmentation.affine)
         cv2.split(augment_image(pixels, augmentation), list(image))
+        mask = read_believed(self.files, location, self.size)
+        believed[:] = warp_mask(mask, affine)
         slices = read_spectrum(self.files, location, bands, self.size)
         for k, raw, out in zip(bands, slices, spectrum, strict=True):
             if augmentation.is_affine_identity:

@@ -117,14 +117,20 @@ def denoising_error(
     noise: Float[Tensor, "batch freq 4 h w"],
     n: Int[Tensor, " batch"],
     prediction: Prediction = "noise",
+    weight: Float[Tensor, "batch h w"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """The mean square error of a network's output for each sample, computed from the noise `eps`
     that the output implies; for "noise" it is the paper's loss.
+
+    With a `weight`, at least 0, the mean over the batch is the weighted mean over its pixels.
     """
     error = eps.float() - noise
     if prediction == "velocity":
         error = error / amplitudes(n)[0]
-    return error.square().flatten(1).mean(1)
+    square = error.square()
+    if weight is not None:
+        square = square * (weight / weight.mean().clamp(min=1e-6))[:, None, None]
+    return square.flatten(1).mean(1)
 
 
 def predict_z0(

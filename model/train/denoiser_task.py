@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from model.checkpoints import digest_weights
 from model.data.spectra import SpectrumBatch, SpectrumDataset
@@ -45,9 +46,12 @@ class DenoiserTask:
         test_set: SpectrumDataset | None,
         *,
         condition_dropout: float = 0.1,
+        believed_only: bool = False,
     ):
+        """With `believed_only`, what the flow is not believed about is not learned."""
         self.network, self.autoencoder = ConditionedDenoiser(denoiser), autoencoder
         self.test_set, self.condition_dropout = test_set, condition_dropout
+        self.believed_only = believed_only
         self.autoencoder.network.requires_grad_(False).eval()
         self.is_slice_denoiser = isinstance(denoiser, SliceDenoiser)
         # of the second stage alone: the first has nothing frozen but an encoder, which a checkpoint
@@ -70,7 +74,7 @@ class DenoiserTask:
             autoencoder=asdict(self.autoencoder.network.config),
             units=asdict(self.autoencoder.normalizer),
             frozen=self.frozen_digest,
-        )
+        ) | ({"believed_only": True} if self.believed_only else {})
 
     def constant_states(self) -> dict[str, dict[str, Tensor]]:
         """The autoencoder, so that one folder is enough to sample from."""
@@ -121,7 +125,10 @@ class DenoiserTask:
         noise_draw = draw_noise(_latent_shape(z0), generator, condition_dropout)
         n, noise, has_condition = (part.to(z0.device) for part in noise_draw)
         predicted = network(add_noise(z0, n, noise), n, batch.image, has_condition, bands)
-        return denoising_error(predicted, noise, n, self.prediction).mean()
+        weight = None
+        if self.believed_only:
+            weight = interpolate(batch.believed[:, None], z0.shape[-2:], mode="area")[:, 0]
+        return denoising_error(predicted, noise, n, self.prediction, weight).mean()
 
     def _encode(self, batch: SpectrumBatch | LatentBatch) -> Float[Tensor, "batch freq 4 h w"]:
         """White latents."""

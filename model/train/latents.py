@@ -22,10 +22,10 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from model.checkpoints import digest_weights
-from model.data.augment import augment_image, draw_augmentation
+from model.data.augment import augment_image, draw_augmentation, warp_mask
 from model.data.loader import ShardDataset
 from model.data.order import SampleDraw
-from model.data.shard_reader import read_image
+from model.data.shard_reader import read_believed, read_image
 from model.data.spectra import SpectrumDataset, draw_bands
 from model.prior.autoencoder import SliceAutoencoder
 from model.train.distributed import current_group, wait_for_others
@@ -41,6 +41,8 @@ class LatentBatch(NamedTuple):
     """Whitened latents."""
     frequency_index: Int64[Tensor, "batch freq"]
     """Which frequencies these are, counted from 0."""
+    believed: Float32[Tensor, "batch height width"]
+    """1 where the flow is believed, else 0."""
     keys: tuple[str, ...]
 
 
@@ -58,7 +60,7 @@ class LatentDataset(ShardDataset):
         """These samples, each in the variant whose turn it is."""
         width, height = self.size
         image = np.empty((len(draws), 3, height, width), np.float32)
-        latents, bands = [], []
+        latents, bands, believed = [], [], []
         for draw, channels in zip(draws, image, strict=True):
             variant, rng = (draw.epoch + draw.repeat) % len(self.paths), draw.rng()
             stored = np.lib.format.open_memmap(self.paths[variant], "r")[draw.sample_index]
@@ -68,12 +70,16 @@ class LatentDataset(ShardDataset):
             variant_rng = SampleDraw(0, variant, draw.sample_index).rng()
             crop = draw_augmentation(self.augment, self.size, variant_rng)
             colors = draw_augmentation(self.augment, self.size, rng)
-            pixels = read_image(self.files, self.shard_index[draw.sample_index], self.size)
+            location = self.shard_index[draw.sample_index]
+            mask = read_believed(self.files, location, self.size)
+            believed.append(warp_mask(mask, crop.affine))
+            pixels = read_image(self.files, location, self.size)
             cv2.split(augment_image(pixels, colors._replace(affine=crop.affine)), list(channels))
         return LatentBatch(
             torch.from_numpy(image),
             torch.from_numpy(np.stack(latents)),
             torch.tensor(bands),
+            torch.from_numpy(np.stack(believed)),
             self.keys(draws),
         )
 

@@ -87,7 +87,7 @@ def test_an_example_is_the_sample_normalised_to_the_last_bit(dataset, normalisat
         [DatasetView(dataset)], statistics, SpectrumConfig(normalisation=normalisation)
     )
     assert len(found) == 6
-    for image, spectrum, frequency, key in found:
+    for image, spectrum, frequency, believed, key in found:
         wanted = normalize(
             samples[key].spectrum.astype(np.float32),
             channel_scales(statistics, normalisation),
@@ -98,6 +98,7 @@ def test_an_example_is_the_sample_normalised_to_the_last_bit(dataset, normalisat
             image.numpy().transpose(1, 2, 0), samples[key].image / 127.5 - 1, atol=1e-6
         )
         assert image.dtype == spectrum.dtype == torch.float32 and frequency.tolist() == [0, 1, 2, 3]
+        assert torch.equal(believed, torch.ones(32, 40))  # the confidence is 255 everywhere
 
 
 @pytest.mark.slow
@@ -113,7 +114,7 @@ def test_fewer_frequencies_and_some_of_them_are_parts_of_the_whole(dataset, draw
             i
         ].frequency_index.tolist() == [0, 1]
         for epoch in range(8):
-            image, spectrum, frequency, key = some[SampleDraw(5, epoch, i)]
+            image, spectrum, frequency, _, key = some[SampleDraw(5, epoch, i)]
             assert torch.equal(spectrum, whole[i].spectrum[frequency]) and len(
                 set(frequency.tolist())
             ) == len(spectrum) == min(drawn, 4)

@@ -90,6 +90,19 @@ def test_the_error_is_0_for_the_true_noise_and_1_for_none():
     assert denoising_error(0 * noise, noise, n).tolist() == pytest.approx([1, 1, 1], abs=0.1)
 
 
+def test_a_weighted_error_is_the_weighted_mean_over_pixels():
+    noise, n = random_tensor(2, 3, 4, 8, 8), at(3, 400)
+    eps = noise.clone()
+    eps[:, :, :, :4] += 2.0
+    weight = torch.zeros(2, 8, 8)
+    weight[:, 4:] = 1
+    assert denoising_error(eps, noise, n, weight=weight).tolist() == [0, 0]
+    weight[0, :4] = 3
+    # of three fifths of the weight, the square of 2
+    assert float(denoising_error(eps, noise, n, weight=weight).mean()) == pytest.approx(2.4)
+    assert denoising_error(eps, noise, n, weight=0 * weight).tolist() == [0, 0]
+
+
 def test_a_velocity_says_the_noise_and_its_error_is_the_velocity_s():
     z0, noise, n = (
         random_tensor(3, 2, 4, 8, 8),

@@ -59,6 +59,7 @@ def test_each_epoch_has_the_images_and_latents_of_its_variant(view, autoencoder,
         with torch.no_grad():
             encoded = autoencoder.encode_white(expected.spectrum)
         assert torch.equal(batch.image, expected.image)
+        assert torch.equal(batch.believed, expected.believed)
         torch.testing.assert_close(batch.latents, encoded, atol=2e-3, rtol=2e-3)
         assert batch.keys == expected.keys
         assert torch.equal(batch.frequency_index, expected.frequency_index)
