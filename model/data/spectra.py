@@ -128,8 +128,6 @@ class SpectrumDataset(ShardDataset):
         augmentation = draw_augmentation(self.config.augment, self.size, rng)
         affine, vectors = augmentation.affine, vector_map(augmentation.affine)
         cv2.split(augment_image(pixels, augmentation), list(image))
-        mask = read_believed(self.files, location, self.size)
-        believed[:] = warp_mask(mask, affine)
         slices = read_spectrum(self.files, location, bands, self.size)
         for k, raw, out in zip(bands, slices, spectrum, strict=True):
             if augmentation.is_affine_identity:
@@ -137,6 +135,7 @@ class SpectrumDataset(ShardDataset):
             else:
                 augment_spectrum(_as_float32(raw), affine, vectors, out)
                 out[:] = normalize(out[None], self.scale[k : k + 1], self.config.normalisation)[0]
+        believed[:] = warp_mask(read_believed(self.files, location, self.size), affine)
         return bands
 
 

@@ -71,17 +71,20 @@ def test_each_verb_names_the_option_that_it_does_not_know(monkeypatch, capsys, v
         ([*SMOKE, "--batch", "0"], "batch is 0, expected at least 1"),
         (
             ["train-renderer", "--preset"],
-            "the preset is missing, expected first one of smoke, small, paper",
+            "the preset is missing, expected first one of smoke, laptop, small, paper",
         ),
         (
             ["train-renderer", "--preset", "large"],
-            "the preset is large, expected first one of smoke, small, paper",
+            "the preset is large, expected first one of smoke, laptop, small, paper",
         ),
         (
             ["train-renderer", "--preset=smoke", *SMOKE[2:], "--batch", "0"],
             "batch is 0, expected at least 1",
         ),
-        (["train-renderer"], "the preset is missing, expected first one of smoke, small, paper"),
+        (
+            ["train-renderer"],
+            "the preset is missing, expected first one of smoke, laptop, small, paper",
+        ),
         (
             ["animate", "--out", "a.mp4", "--motion-from", "b.mp4", "--loop", "round"],
             "--loop is round, expected one of auto, none, snap, crossfade, guided",

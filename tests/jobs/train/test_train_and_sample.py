@@ -402,7 +402,7 @@ def test_wrong_requests_are_one_sentence(folder, tmp_path, capsys):
         (
             train_autoencoder,
             ["large", *ae[1:]],
-            "the preset is large, expected first one of smoke, small, paper, paper_512",
+            "the preset is large, expected first one of smoke, laptop, small, paper, paper_512",
         ),
         (train_autoencoder, [], "the preset is missing"),
         (
