@@ -17,7 +17,7 @@ if [ -e "$out/painted" ]; then others+=("$out/painted") mix+=(painted=3); fi
 
 priors=()
 for fold in $(seq 0 $((folds - 1))); do
-  view="fold$fold" run="$out/folds/$fold"
+  view="fold$fold-of-$folds" run="$out/folds/$fold-of-$folds"
   if [ ! -e "$out/real/views/$view.index.json" ]; then
     python examples/hold_out.py "$out/real" "$fold" "$folds" > "$out/$view.txt"
     quiver refilter "$out/real" --name "$view" --without "$out/$view.txt" --filters none
@@ -31,4 +31,4 @@ for fold in $(seq 0 $((folds - 1))); do
   priors+=("$run/$name")
 done
 # of the real clips alone: what was made is never measured, and the baselines know real motion only
-quiver evaluate-prior "${priors[@]}" --data "$out/real" --out "$out/evaluation-$name"
+quiver evaluate-prior "${priors[@]}" --data "$out/real" --out "$out/evaluation-$name-$folds"

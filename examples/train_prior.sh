@@ -21,7 +21,7 @@ if [ -n "$loops" ]; then
   extract "$loops" "$out/loops"
   data+=("$out/loops") mix+=(loops=1)
 fi
-quiver make-clips --scenes "${SCENES:-1000}" --out "$out/painted"
+quiver make-clips --scenes "${SCENES:-1000}" --test-fraction 0 --out "$out/painted"
 data+=("$out/painted") mix+=(painted=3)
 
 quiver train-autoencoder laptop --data "${data[@]}" --mix "${mix[@]}" --out "$out/autoencoder" \

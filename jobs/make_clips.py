@@ -30,7 +30,7 @@ from jobs.cli.run_options import check_positive
 from jobs.cli.workers import warn_of_other_versions
 from pipeline.dataset.finalize import finalize
 from pipeline.dataset.folder import Dataset
-from pipeline.extract.config import BuildConfig
+from pipeline.extract.config import BuildConfig, PlanConfig
 from pipeline.extract.versions import library_versions
 from pipeline.filters import PRESETS
 from pipeline.synthetic.clips import RECIPES, WINDOW_S, WORLD_RECIPES, clip_name_at, make_clip
@@ -41,6 +41,8 @@ from pipeline.synthetic.world.dataset import (
     scene_contract,
 )
 from pipeline.synthetic.world.scenes import WORLD
+
+_SCENE_OPTIONS = ("kinds", "size", "pairs", "test_fraction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,8 @@ class MakeClips:
     """--scenes: width and height of the samples, pixels."""
     pairs: int = 4
     """--scenes: true later frames per sample, for the renderer."""
+    test_fraction: float = 0.1
+    """--scenes: share of the scenes that are held out from training."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -93,6 +97,18 @@ def _check_job(job: MakeClips) -> None:
         raise ValueError(f"--processes is {job.processes}, expected 1 or more")
     check_positive(job, "scenes", "pairs")
     check_size(job.size)
+    if not 0 <= job.test_fraction < 1:
+        raise ValueError(f"--test-fraction is {job.test_fraction:g}, expected 0 to under 1")
+    ignored = ("only", "fps", "seconds") if job.scenes else _SCENE_OPTIONS
+    defaults = MakeClips(out=job.out)
+    for name in ignored:
+        if getattr(job, name) != getattr(defaults, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{option} is for videos, expected none with --scenes"
+                if job.scenes
+                else f"{option} is for --scenes, which is missing"
+            )
     _check_names("--kinds", job.kinds, WORLD)
     _check_names("--only", job.only, RECIPES | WORLD_RECIPES)
 
@@ -126,7 +142,10 @@ def _write_clips(job: MakeClips) -> None:
 
 def _write_dataset(job: MakeClips) -> None:
     """Paints the scenes of the shards that are not committed yet, then writes the derived files."""
-    config = BuildConfig(size=job.size, pairs=job.pairs, damp=False, thresholds=PRESETS["none"])
+    plan = PlanConfig(test_fraction=job.test_fraction)
+    config = BuildConfig(
+        size=job.size, pairs=job.pairs, damp=False, thresholds=PRESETS["none"], plan=plan
+    )
     rows = plan_scenes(job.kinds or tuple(WORLD), job.scenes or 0, job.seed, config)
     shards = {shard: list(group) for shard, group in groupby(rows, lambda row: str(row.shard))}
     dataset = Dataset(job.out.absolute())

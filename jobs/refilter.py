@@ -25,7 +25,7 @@ from jobs.cli.errors import error_boundary
 from jobs.cli.progress import format_counts
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.open import DatasetView
-from pipeline.dataset.views import ViewCounts, choose_left_out, refilter
+from pipeline.dataset.views import ClipChoice, ViewCounts, refilter
 from pipeline.filters import PRESETS, Thresholds
 
 
@@ -65,9 +65,9 @@ def main(args: Sequence[str] | None = None) -> None:
         job = parse_job(args, defaults)
         with dataset.lock():
             mapper = partial(cluster.parallel_map, workers=job.workers)
-            without, only = _read_names(job.without), _read_names(job.only)
-            left_out = choose_left_out(DatasetView(dataset), without or set(), only)
-            counts = refilter(dataset, job.name, job.thresholds, mapper, left_out=left_out)
+            choice = ClipChoice(_read_names(job.without) or (), _read_names(job.only))
+            choice.check(DatasetView(dataset))
+            counts = refilter(dataset, job.name, job.thresholds, mapper, choice=choice)
         print_output("\n".join(_format_view(job, counts)))
 
 
@@ -94,9 +94,12 @@ def _read_names(path: Path | None) -> set[str] | None:
     if path is None:
         return None
     try:
-        return {line.strip() for line in path.read_text("utf-8").splitlines()} - {""}
+        names = {line.strip() for line in path.read_text("utf-8").splitlines()} - {""}
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    if not names:
+        raise ValueError(f"{path} names no clip, expected a clip id or a source on each line")
+    return names
 
 
 def _format_view(job: Refilter, counts: ViewCounts) -> Iterator[str]:

@@ -100,13 +100,15 @@ def _run_training(job: TrainAutoencoder, show: ShowProgress) -> None:
     _check_divisible(
         task.network.downsampling_factor, size=normalizer.size, crop=job.crop or normalizer.size
     )
+    earlier_scenes: frozenset[str] = frozenset()
     if job.start and not step_folders(job.out):
         trained = load_autoencoder(job.start, warn_on_main_process)
         load_matching_weights(task.network, trained.network, job.start)
+        earlier_scenes = trained.scenes
     with distributed_group(job.train.device) as group, training_lock(job.out, group):
-        check_batch_divisible(group, batch=job.train.batch)
+        check_batch_divisible(group, job.train.accumulate, batch=job.train.batch)
         warn_without_test_split(views)
-        run_task(task, training_set, job.train, job.out, "autoencoder", show)
+        run_task(task, training_set, job.train, job.out, "autoencoder", show, earlier_scenes)
 
 
 def _check_divisible(factor: int, **sizes: tuple[int, int]) -> None:

@@ -116,6 +116,11 @@ class TrainDenoiser(TrainingOptions):
         super().__post_init__()
         if self.coordinate_steps < 1 or self.coordinate_batch < 1:
             raise ValueError("coordinate_steps and coordinate_batch are expected to be at least 1")
+        if self.encoder_weights and self.network.encoder == "resnet":
+            raise ValueError(
+                f"--encoder-weights is {self.encoder_weights} and --encoder resnet, which begins "
+                "at random, expected --encoder efficientnet_lite0"
+            )
         if self.pretrained and self.start:
             raise ValueError(
                 f"--start is {self.start} and --pretrained is {self.pretrained}, "
@@ -180,28 +185,36 @@ def _run_training(job: TrainDenoiser, show: ShowProgress) -> None:
     network = _make_network_config(job, autoencoder.normalizer.frequencies)
     is_coordinated = network.mode == "coordinated"
     with distributed_group(job.train.device) as group, training_lock(job.out, group):
-        check_batch_divisible(group, batch=job.train.batch)
+        check_batch_divisible(group, job.train.accumulate, batch=job.train.batch)
         if is_coordinated:
-            check_batch_divisible(group, coordinate_batch=job.coordinate_batch)
+            batch = job.coordinate_batch
+            check_batch_divisible(group, job.train.accumulate, coordinate_batch=batch)
         warn_without_test_split(views)
 
-        def train_stage(denoiser: Denoiser, config: TrainConfig, out: Path) -> None:
-            _train_stage(job, views, statistics, autoencoder, denoiser, config, out, show)
+        def train_stage(
+            denoiser: Denoiser, config: TrainConfig, out: Path, scenes: frozenset[str]
+        ) -> None:
+            parts = autoencoder, denoiser, config, out, show, autoencoder.scenes | scenes
+            _train_stage(job, views, statistics, *parts)
 
         if job.stage != "coordinate" or not is_coordinated:
             seed_weights(job.train)
             denoiser = (
                 VolumeDenoiser(network) if network.mode == "volume" else SliceDenoiser(network)
             )
+            scenes: frozenset[str] = frozenset()
             if not step_folders(job.first_stage_folder):
-                options = statistics, autoencoder.normalizer.normalisation, 1, "train"
-                _load_start_weights(job, denoiser, job.make_unaugmented(views, *options))
-            train_stage(denoiser, job.train, job.first_stage_folder)
+                scenes = _load_start_weights(job, denoiser)
+                if isinstance(denoiser.encoder, PretrainedEncoder) and not job.start:
+                    options = statistics, autoencoder.normalizer.normalisation, 1, "train"
+                    photographs = job.make_unaugmented(views, *options)
+                    _begin_with_imagenet(job, denoiser.encoder, photographs)
+            train_stage(denoiser, job.train, job.first_stage_folder, scenes)
         if job.stage != "slice" and is_coordinated:
-            first_stage = _load_first_stage(job, network, autoencoder)
+            first_stage, scenes = _load_first_stage(job, network, autoencoder)
             seed_weights(job.train)
             second = replace(job.train, steps=job.coordinate_steps, batch=job.coordinate_batch)
-            train_stage(add_frequency_attention(first_stage), second, job.out)
+            train_stage(add_frequency_attention(first_stage), second, job.out, scenes)
 
 
 def _train_stage(
@@ -213,6 +226,7 @@ def _train_stage(
     config: TrainConfig,
     out: Path,
     show: ShowProgress,
+    earlier_scenes: frozenset[str],
 ) -> None:
     is_slices, normalizer = isinstance(denoiser, SliceDenoiser), autoencoder.normalizer
     training_set, test_set = job.make_train_and_test(
@@ -222,17 +236,25 @@ def _train_stage(
         normalizer.frequencies,
         all_frequencies=not is_slices or job.latent_variants > 0,
     )
-    if job.latent_variants:
+    # without augmentation one variant is like another
+    variants = job.latent_variants if job.augment else min(1, job.latent_variants)
+    if variants:
         # a mistake in the mixture is told before anything is encoded
         training_set.mixture(config.mix, config.windows_per_scene)
         options = training_set, autoencoder.network
-        paths = latent_paths(*options, job.autoencoder, job.latent_variants)
+        paths = latent_paths(*options, job.autoencoder, variants)
         for path in encode_latents(*options, paths, config.device):
             print_message(f"encoded {len(training_set)} samples into {path}")
         training_set = LatentDataset(training_set, paths, job.slices if is_slices else None)
-    task = DenoiserTask(denoiser, autoencoder, test_set, believed_only=job.believed_only)
+    task = DenoiserTask(
+        denoiser,
+        autoencoder,
+        test_set,
+        believed_only=job.believed_only,
+        latent_variants=variants,
+    )
     title = "slices" if is_slices else "all frequencies"
-    run_task(task, training_set, config, out, title, show)
+    run_task(task, training_set, config, out, title, show, earlier_scenes)
 
 
 def _make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig:
@@ -250,23 +272,32 @@ def _make_network_config(job: TrainDenoiser, frequencies: int) -> DenoiserConfig
     return replace(config, **{name: getattr(saved, name) for name in PRETRAINED_FIELDS})
 
 
-def _load_start_weights(
-    job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser, photographs: SpectrumDataset
+def _begin_with_imagenet(
+    job: TrainDenoiser, encoder: PretrainedEncoder, photographs: SpectrumDataset
 ) -> None:
-    """Gives the first stage the weights of --start or --pretrained, if there is one, and its
-    encoder those of ImageNet, with the scales of its features in the training `photographs`.
+    """Gives the encoder the weights of ImageNet, and scales its features by the training
+    photographs.
     """
-    if isinstance(denoiser.encoder, PretrainedEncoder) and not job.start:
-        load_efficientnet_weights(denoiser.encoder.backbone, job.encoder_weights)
-        mixture = photographs.mixture(job.train.mix, job.train.windows_per_scene)
-        samples = iterate_spread_samples(photographs, _MAX_SCALED_PHOTOGRAPHS, mixture)
-        denoiser.encoder.fit_scales(sample.image for sample in samples)
+    load_efficientnet_weights(encoder.backbone, job.encoder_weights)
+    mixture = photographs.mixture(job.train.mix, job.train.windows_per_scene)
+    samples = iterate_spread_samples(photographs, _MAX_SCALED_PHOTOGRAPHS, mixture)
+    encoder.fit_scales(sample.image for sample in samples)
+
+
+def _load_start_weights(
+    job: TrainDenoiser, denoiser: SliceDenoiser | VolumeDenoiser
+) -> frozenset[str]:
+    """Gives the first stage the weights of --start or --pretrained, if there is one; returns the
+    scenes that --start was trained on.
+    """
     if job.start:
         slices = job.start / SLICE_FOLDER
         prior = load_prior(slices if step_folders(slices) else job.start, warn_on_main_process)
         load_matching_weights(denoiser, prior.denoiser, job.start)
+        return prior.scenes
     if job.pretrained and isinstance(denoiser, SliceDenoiser):
         load_inpainting_weights(denoiser, job.pretrained)
+    return frozenset()
 
 
 def _load_matching_autoencoder(
@@ -311,9 +342,10 @@ def _load_matching_autoencoder(
 
 def _load_first_stage(
     job: TrainDenoiser, config: DenoiserConfig, autoencoder: TrainedAutoencoder
-) -> SliceDenoiser:
-    """The denoiser that the second stage begins with. Raises ValueError if it is missing, is not
-    finished, is another network, or was trained with another autoencoder or on other shards.
+) -> tuple[SliceDenoiser, frozenset[str]]:
+    """The denoiser that the second stage begins with, and the scenes that it has seen. Raises
+    ValueError if it is missing, is not finished, is another network, or was trained with another
+    autoencoder or on other shards.
     """
     folder = job.first_stage_folder
     if not step_folders(folder):
@@ -349,7 +381,7 @@ def _load_first_stage(
             f"the first stage in {folder} was trained with another autoencoder, or on other "
             f"shards, than {job.autoencoder}"
         )
-    return denoiser
+    return denoiser, prior.scenes
 
 
 if __name__ == "__main__":

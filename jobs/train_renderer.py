@@ -55,6 +55,14 @@ class TrainRenderer(TrainingOptions):
     """
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.encoder_weights and self.network.encoder == "resnet34":
+            raise ValueError(
+                f"--encoder-weights is {self.encoder_weights} and --encoder resnet34, whose "
+                "weights --imagenet names, expected --encoder efficientnet_lite0"
+            )
+
 
 PRESETS = {
     name: (
@@ -91,7 +99,7 @@ def _run_training(job: TrainRenderer, show: ShowProgress) -> None:
     seed_weights(job.train)
     task = RendererTask(job.network, job.loss, test_set if len(test_set) else None, crop=job.crop)
     with distributed_group(job.train.device) as group, training_lock(job.out, group):
-        check_batch_divisible(group, batch=job.train.batch)
+        check_batch_divisible(group, job.train.accumulate, batch=job.train.batch)
         warn_without_test_split(views)
         if isinstance(task.network.encoder, EfficientNetLite0):
             if not step_folders(job.out):

@@ -69,6 +69,16 @@ class Checkpoint:
         except ValueError as error:
             raise ValueError(f"{self.folder}: {error}") from error
 
+    @property
+    def scenes(self) -> frozenset[str]:
+        """The digests of the scenes that it was trained on (model/data/scenes.py); empty if an
+        earlier version wrote it. Raises ValueError if they are no digests.
+        """
+        scenes = self.config.get("scenes", [])
+        if not isinstance(scenes, list) or not all(isinstance(scene, str) for scene in scenes):
+            raise ValueError(f"{self.folder}: scenes is no list of digests")
+        return frozenset(scenes)
+
     def network_config(self, name: str, config_type: Callable[..., Config]) -> Config:
         """The settings of the network `name`, as `config_type`. Raises ValueError if they are
         missing.

@@ -5,7 +5,7 @@ what they print.
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -238,9 +238,10 @@ def run_task(
     out: Path,
     title: str,
     show: ShowProgress,
+    earlier_scenes: Collection[str] = (),
 ) -> None:
     """Trains to the last step; the main process shows the progress."""
-    for entry in train_on_shards(task, dataset, config, out, print_message):
+    for entry in train_on_shards(task, dataset, config, out, print_message, earlier_scenes):
         if is_main_process():
             show(title, config, entry, next(reversed(step_folders(out)), None))
 

@@ -194,9 +194,8 @@ def _split_windows(
     """The windows to measure, those that the baselines know, and remarks. Raises ValueError if
     there is none of either.
     """
-    scenes, remarks = checkpoint.config.get("scenes"), []
-    if not scenes:
-        scenes = None
+    scenes, remarks = checkpoint.scenes or None, []
+    if scenes is None:
         remarks.append(
             "The checkpoint does not name the scenes that it was trained on: only windows of the "
             "split test are measured"

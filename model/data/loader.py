@@ -56,9 +56,17 @@ class ShardDataset(Dataset, ABC):
         if not mix and windows_per_scene is None:
             return None
         scenes = np.unique(self.shard_index.scenes, return_inverse=True)[1]
-        names = [Path(str(view)).name for view in self.views]
-        weights = parse_mix(mix, names) if mix else None
-        return Mixture(scenes, self.shard_index.datasets, windows_per_scene, weights)
+        weights = parse_mix(mix, [Path(str(view)).name for view in self.views]) if mix else None
+        # in the order of the samples, so that the order of the datasets does not matter
+        present, first, datasets = np.unique(
+            self.shard_index.datasets, return_index=True, return_inverse=True
+        )
+        rank = np.argsort(np.argsort(first))
+        if weights is not None:
+            absent = [name for name in range(len(self.views)) if name not in present]
+            in_order = [int(number) for number in present[np.argsort(first)]] + absent
+            weights = tuple(weights[number] for number in in_order)
+        return Mixture(scenes, rank[datasets], windows_per_scene, weights)
 
     def keys(self, draws: Sequence[SampleDraw]) -> tuple[str, ...]:
         """The keys of these samples."""

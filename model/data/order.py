@@ -128,7 +128,7 @@ class Mixture:
     datasets: Int64[np.ndarray, " samples"]
     """The dataset of each sample, counted from 0."""
     windows_per_scene: int | None = None
-    """At most so many samples of a scene are drawn in an epoch, others in each."""
+    """At most so many samples of a scene of a dataset are drawn in an epoch, others in each."""
     weights: tuple[float, ...] | None = None
     """The share of each dataset in every epoch, and nearly in every batch, up to their sum; None:
     as many as it has.
@@ -150,7 +150,9 @@ class Mixture:
         samples than its share is repeated.
         """
         if self.windows_per_scene is not None:
-            order = order[_count_earlier(self.scenes[order]) < self.windows_per_scene]
+            # in each dataset by itself, so that none can be left with nothing
+            scenes = self.scenes * (self.datasets.max() + 1) + self.datasets
+            order = order[_count_earlier(scenes[order]) < self.windows_per_scene]
         if self.weights is None:
             return order
         shares = np.array(self.weights) / sum(self.weights)
@@ -177,6 +179,8 @@ def parse_mix(mix: Sequence[str], names: Sequence[str]) -> tuple[float, ...]:
             raise ValueError(
                 f"mix is {text!r}, expected NAME=WEIGHT with the weight a number"
             ) from None
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two datasets are named {twice[0]}: give one folder another name to mix")
     if sorted(weights) != sorted(names) or len(mix) != len(names):
         raise ValueError(
             f"mix names {', '.join(weights)}, expected each of {', '.join(names)} once"

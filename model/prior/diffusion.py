@@ -122,14 +122,14 @@ def denoising_error(
     """The mean square error of a network's output for each sample, computed from the noise `eps`
     that the output implies; for "noise" it is the paper's loss.
 
-    With a `weight`, at least 0, the mean over the batch is the weighted mean over its pixels.
+    With a `weight`, 0 to 1, the square errors are multiplied by it.
     """
     error = eps.float() - noise
     if prediction == "velocity":
         error = error / amplitudes(n)[0]
     square = error.square()
     if weight is not None:
-        square = square * (weight / weight.mean().clamp(min=1e-6))[:, None, None]
+        square = square * weight[:, None, None]
     return square.flatten(1).mean(1)
 
 

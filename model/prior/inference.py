@@ -57,6 +57,8 @@ class TrainedAutoencoder(NamedTuple):
 
     network: SliceAutoencoder
     normalizer: SpectrumNormalizer
+    scenes: frozenset[str] = frozenset()
+    """Digests of the scenes that it was trained on, if it names them."""
 
 
 class Prior(NamedTuple):
@@ -65,6 +67,8 @@ class Prior(NamedTuple):
     denoiser: Denoiser
     autoencoder: SliceAutoencoder
     normalizer: SpectrumNormalizer
+    scenes: frozenset[str] = frozenset()
+    """Digests of the scenes that it was trained on, if it names them."""
 
     def sample(
         self,
@@ -123,7 +127,7 @@ def restore_prior(checkpoint: Checkpoint) -> Prior:
             f"the denoiser in {checkpoint.folder} has {denoiser.config.frequencies} frequencies "
             f"and scales for {normalizer.frequencies}"
         )
-    return Prior(denoiser, autoencoder, normalizer)
+    return Prior(denoiser, autoencoder, normalizer, checkpoint.scenes)
 
 
 def restore_autoencoder(checkpoint: Checkpoint) -> TrainedAutoencoder:
@@ -131,7 +135,7 @@ def restore_autoencoder(checkpoint: Checkpoint) -> TrainedAutoencoder:
     checkpoint does not hold it.
     """
     network = _restore_slice_autoencoder(checkpoint, "ema")
-    return TrainedAutoencoder(network, checkpoint.normalizer)
+    return TrainedAutoencoder(network, checkpoint.normalizer, checkpoint.scenes)
 
 
 def restore_denoiser(checkpoint: Checkpoint) -> Denoiser:

@@ -72,6 +72,10 @@ class RendererConfig:
     """
 
     def __post_init__(self):
+        if self.encoder not in ("resnet34", "efficientnet_lite0"):
+            raise ValueError(
+                f"encoder is {self.encoder!r}, expected resnet34 or efficientnet_lite0"
+            )
         if len(self.widths) != len(_STRIDES) or min(self.widths) < 1:
             raise ValueError(
                 f"widths are {self.widths}, expected {len(_STRIDES)} of at least 1, one for each "
@@ -82,6 +86,11 @@ class RendererConfig:
                 raise ValueError(
                     f"{name.replace('_', ' ')} is {getattr(self, name)}, expected at least 1"
                 )
+        if self.frozen_encoder and self.encoder == "resnet34":
+            raise ValueError(
+                "frozen_encoder is on and encoder is resnet34, which is trained, expected "
+                "efficientnet_lite0"
+            )
         if self.imagenet is not None and self.encoder != "resnet34":
             raise ValueError(
                 f"imagenet is {self.imagenet}, a file of ResNet-34, and encoder {self.encoder}, "

@@ -47,11 +47,14 @@ class DenoiserTask:
         *,
         condition_dropout: float = 0.1,
         believed_only: bool = False,
+        latent_variants: int = 0,
     ):
-        """With `believed_only`, what the flow is not believed about is not learned."""
+        """With `believed_only`, what the flow is not believed about is not learned. Of the
+        `latent_variants` under which samples were encoded only checkpoints tell.
+        """
         self.network, self.autoencoder = ConditionedDenoiser(denoiser), autoencoder
         self.test_set, self.condition_dropout = test_set, condition_dropout
-        self.believed_only = believed_only
+        self.believed_only, self.latent_variants = believed_only, latent_variants
         self.autoencoder.network.requires_grad_(False).eval()
         self.is_slice_denoiser = isinstance(denoiser, SliceDenoiser)
         # of the second stage alone: the first has nothing frozen but an encoder, which a checkpoint
@@ -68,13 +71,19 @@ class DenoiserTask:
 
     def config(self) -> dict[str, Any]:
         denoiser = self.network.denoiser
-        return dict(
+        config: dict[str, Any] = dict(
             kind="denoiser",
             denoiser=asdict(denoiser.config) | {"mode": _MODES[type(denoiser)]},
             autoencoder=asdict(self.autoencoder.network.config),
             units=asdict(self.autoencoder.normalizer),
             frozen=self.frozen_digest,
-        ) | ({"believed_only": True} if self.believed_only else {})
+        )
+        # only if they are on, as earlier checkpoints name neither
+        if self.believed_only:
+            config["believed_only"] = True
+        if self.latent_variants:
+            config["latent_variants"] = self.latent_variants
+        return config
 
     def constant_states(self) -> dict[str, dict[str, Tensor]]:
         """The autoencoder, so that one folder is enough to sample from."""

@@ -67,13 +67,18 @@ def wait_for_others() -> None:
         torch.distributed.barrier()
 
 
-def check_batch_divisible(group: DistributedGroup, **batches: int) -> None:
-    """Raises ValueError naming the option unless the processes can share each batch evenly."""
+def check_batch_divisible(group: DistributedGroup, accumulate: int, **batches: int) -> None:
+    """Raises ValueError naming the option unless the processes can share each batch evenly, and
+    take their share in `accumulate` equal parts.
+    """
     for name, batch in batches.items():
+        option = f"--{name.replace('_', '-')} is {batch}"
         if batch % group.world_size:
+            raise ValueError(f"{option}, expected a multiple of the {group.world_size} processes")
+        if batch // group.world_size % accumulate:
             raise ValueError(
-                f"--{name.replace('_', '-')} is {batch}, expected a multiple of the "
-                f"{group.world_size} processes"
+                f"{option} and --accumulate {accumulate}, expected a divisor of the "
+                f"{batch // group.world_size} samples of a process"
             )
 
 

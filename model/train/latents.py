@@ -10,6 +10,7 @@ KEY names the autoencoder's weights, the samples and everything else that latent
 """
 
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,7 @@ from model.data.order import SampleDraw
 from model.data.shard_reader import read_believed, read_image
 from model.data.spectra import SpectrumDataset, draw_bands
 from model.prior.autoencoder import SliceAutoencoder
-from model.train.distributed import current_group, wait_for_others
+from model.train.distributed import current_group
 from pipeline.atomic_files import open_to_replace, to_json
 
 _SLICES_AT_ONCE = 4
@@ -55,6 +56,13 @@ class LatentDataset(ShardDataset):
         self.size, self.views = spectra.size, spectra.views
         self.shard_index, self.files = spectra.shard_index, spectra.files
         self.augment, self.paths, self.drawn = spectra.config.augment, list(paths), drawn
+        for path in paths:
+            shape = np.lib.format.open_memmap(path, "r").shape
+            if len(shape) != 5 or shape[:2] != (len(self), spectra.frequencies):
+                raise ValueError(
+                    f"{path} has the shape {shape}, expected latents of {len(self)} samples at "
+                    f"{spectra.frequencies} frequencies: remove its folder"
+                )
 
     def batch(self, draws: Sequence[SampleDraw]) -> LatentBatch:
         """These samples, each in the variant whose turn it is."""
@@ -100,7 +108,7 @@ def encode_latents(
 ) -> Iterator[Path]:
     """Encodes the samples of `spectra`, which has all frequencies of each, into the files of
     `latent_paths` that are missing; yields each when it is complete. Processes that train together
-    share the files out, and wait for each other at the end.
+    share the files out, and wait for those of the others.
     """
     group = current_group()
     autoencoder, factor = autoencoder.to(device), autoencoder.downsampling_factor
@@ -121,7 +129,9 @@ def encode_latents(
                             latents = autoencoder.encode_white(slices.to(device))
                         file.write(latents.half().cpu().numpy().tobytes())
             yield path
-    wait_for_others()
+    # not by a barrier, whose time is limited: if a process dies, its launcher stops the others
+    while not all(path.exists() for path in paths):
+        time.sleep(1)
 
 
 def _latent_key(spectra: SpectrumDataset, autoencoder: SliceAutoencoder) -> str:

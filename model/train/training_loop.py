@@ -11,7 +11,7 @@ so that a training resumed from a checkpoint takes the steps that it would have 
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -158,8 +158,11 @@ def train_on_shards(
     config: TrainConfig,
     out: Path,
     warn: Callable[[str], object] = warnings.warn,
+    earlier_scenes: Collection[str] = (),
 ) -> Iterator[LogEntry]:
-    """Runs `train` on the samples of a dataset, of which this rank reads its part."""
+    """Runs `train` on the samples of a dataset, of which this rank reads its part. What the network
+    begins with was trained on `earlier_scenes`.
+    """
     group = current_group()
     mixture = dataset.mixture(config.mix, config.windows_per_scene)
     order = EpochOrder(
@@ -177,7 +180,8 @@ def train_on_shards(
             pinned=config.device == "cuda",
         )
 
-    yield from train(task, batches, config, out, warn, scenes=dataset.scenes())
+    scenes = {*dataset.scenes(), *earlier_scenes}
+    yield from train(task, batches, config, out, warn, scenes)
 
 
 def train(
@@ -186,7 +190,7 @@ def train(
     config: TrainConfig,
     out: Path,
     warn: Callable[[str], object] = warnings.warn,
-    scenes: Sequence[str] = (),
+    scenes: Collection[str] = (),
 ) -> Iterator[LogEntry]:
     """Trains to the last step, from the newest complete checkpoint in `out` if there is one; yields
     what it logs.
@@ -198,7 +202,7 @@ def train(
     checkpoints of another training, or only damaged ones; OSError, naming the file, if one cannot
     be written.
     """
-    state = _State(task, config, resolve_device(config), current_group())
+    state = _State(task, config, resolve_device(config), current_group(), scenes)
     position = state.resume(out, warn)
     log = Log(out, batch=config.batch, step=state.step, quiet=state.group.rank > 0)
     stream = batches(position)
@@ -214,7 +218,7 @@ def train(
             yield log.write_entry(step + 1)
         with log.exclude_time():
             if (step + 1) % config.save_every == 0 or last:
-                state.save(out, position, scenes)
+                state.save(out, position)
 
 
 def resolve_device(config: TrainConfig) -> torch.device:
@@ -229,9 +233,15 @@ class _State:
     """The network, its optimizer and its averaged weights, on this rank."""
 
     def __init__(
-        self, task: Task, config: TrainConfig, device: torch.device, group: DistributedGroup
+        self,
+        task: Task,
+        config: TrainConfig,
+        device: torch.device,
+        group: DistributedGroup,
+        scenes: Collection[str],
     ):
         self.task, self.config, self.device, self.group, self.step = task, config, device, group, 0
+        self.scenes = frozenset(scenes)
         self.network = task.network.to(device)
         if config.checkpoint_activations:
             keep_fewer_activations(self.network)
@@ -251,7 +261,9 @@ class _State:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * _learning_rate_factor(step, config)
-        generator = torch.Generator().manual_seed(_combine_seed(config.seed, step, self.group.rank))
+        seed = _combine_seed(config.seed, step, self.group.rank)
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # for dropout, which draws from the global generator
         bfloat16 = config.precision == "bfloat16"
         self.optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
@@ -300,7 +312,7 @@ class _State:
         average.eval()
         return self.task.evaluate(average, self.device)
 
-    def save(self, out: Path, position: Position, scenes: Sequence[str]) -> None:
+    def save(self, out: Path, position: Position) -> None:
         """Writes a checkpoint on rank 0, while the others wait."""
         if self.group.rank == 0:
             with torch.no_grad():
@@ -317,7 +329,7 @@ class _State:
             config = self.task.config() | {
                 "training": asdict(self.config),
                 "step": self.step,
-                "scenes": list(scenes),
+                "scenes": sorted(self.scenes),
             }
             checkpoints.write(out, self.step, config, states, training, self.config.keep)
         wait_for_others()
@@ -357,6 +369,7 @@ class _State:
                 f"{summarize_error(error)}"
             ) from error
         self.step = checkpoint.step
+        self.scenes |= checkpoint.scenes  # what it began with is not read again
         if self.step > self.config.steps:
             raise ValueError(
                 f"steps are {self.config.steps}, and the training in {checkpoint.folder.parent} "

@@ -224,17 +224,18 @@ class DatasetView:
             advice = f": {command} makes the view again"
             raise ValueError(problem + advice * bool(self.view)) from error
 
-    def left_out(self) -> tuple[str, ...]:
-        """The clip ids and sources whose windows the view leaves out, sorted; none for a dataset.
-        Raises ValueError if the definition cannot be read.
+    def clip_choice(self) -> tuple[list[str], list[str] | None]:
+        """The clip ids and sources of which the view keeps nothing, and those of which alone it
+        keeps windows, or None. Raises ValueError if the definition cannot be read.
         """
         if not self.view:
-            return ()
+            return [], None
         try:
-            names = self.read_definition().get("left_out", [])
-            if not all(isinstance(name, str) for name in names):
-                raise ValueError("left_out is no list of names")
-            return tuple(names)
+            definition = self.read_definition()
+            without, only = definition.get("without", []), definition.get("only")
+            if not all(isinstance(name, str) for name in (*without, *(only or ()))):
+                raise ValueError("a list of clips is no list of names")
+            return without, only
         except (AttributeError, KeyError, OSError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.derived_path('json')} cannot be read: {error!r}") from error
 

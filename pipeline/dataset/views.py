@@ -1,7 +1,7 @@
 """Write views of a dataset: its windows judged again by other thresholds, from stored measures, or
 without those of some clips.
 
-    views/NAME.json        the definition of the view: thresholds and clips left out, sealed
+    views/NAME.json        the definition of the view: thresholds and choice of clips, sealed
     views/NAME.parquet     the manifest with the new outcomes
     views/NAME.index.json  NAME.histogram.safetensors  NAME.statistics.json
                            the same as the dataset's own (finalize.py)
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -66,16 +66,42 @@ class ViewCounts:
     """Windows that are not stored, and that the view would keep; an extraction would store them."""
 
 
+class ClipChoice(NamedTuple):
+    """Which clips a view takes, by their ids or their sources."""
+
+    without: Collection[str] = ()
+    """None of their windows are kept."""
+    only: Collection[str] | None = None
+    """No windows but theirs are kept; None: those of all."""
+
+    def takes(self, row: ManifestRow) -> bool:
+        """Whether the windows of the row's clip may be kept."""
+        if row.clip_id in self.without or row.source in self.without:
+            return False
+        return self.only is None or row.clip_id in self.only or row.source in self.only
+
+    def check(self, view: DatasetView) -> None:
+        """Raises ValueError if a name is of no clip of the dataset."""
+        table = view.read_table(columns=["clip_id", "source"])
+        known = {name for column in table.columns for name in column.to_pylist()}
+        names = {*self.without, *(self.only or ())}
+        if unknown := sorted(names - known):
+            raise ValueError(
+                f"{len(unknown)} of {len(names)} names are of no clip of {view}, {unknown[0]!r} "
+                "for one, expected clip ids or sources"
+            )
+
+
 def refilter(
     dataset: Dataset,
     name: str,
     thresholds: Thresholds,
     map_unordered: _UnorderedMap,
     into: Dataset | None = None,
-    left_out: Collection[str] = (),
+    choice: ClipChoice | None = None,
 ) -> ViewCounts:
     """Writes a view, into the dataset's folder or another; `map_unordered` runs the pass over tars.
-    `left_out` has the clip ids and the sources whose windows it does not keep.
+    It keeps windows of the clips of `choice` only.
 
     Raises ValueError if the name is invalid, the dataset's index is missing, or a sample cannot be
     read.
@@ -87,41 +113,23 @@ def refilter(
     definition: dict[str, Any] = dict(
         view=view.view, run=dataset.run_digest(), thresholds=to_json_value(asdict(thresholds))
     )
-    if left_out:  # without any, the definition is the one that earlier versions wrote
-        definition["left_out"] = sorted(left_out)
+    choice = choice or ClipChoice()
+    # without a choice, the definition is the one that earlier versions wrote
+    if choice.without:
+        definition["without"] = sorted(choice.without)
+    if choice.only is not None:
+        definition["only"] = sorted(choice.only)
     view.derived_dataset.publish(view.derived_path("json"), seal(definition, indent=1))
     counts, index = ViewCounts(), dict(entries)
     with manifest_writer(view) as write:
         for shard, rows in groupby(_read_manifest(dataset), key=lambda row: row.shard):
-            rejudged = [_rejudge_row(row, thresholds, left_out, counts) for row in rows]
+            rejudged = [_rejudge_row(row, thresholds, choice, counts) for row in rows]
             write(rejudged)
             if shard is not None and shard in entries:
                 index[shard] = _update_index_entry(rejudged, entries[shard])
     write_index(view, index, write_merged_histogram(view, index, map_unordered))
     write_statistics(view)
     return counts
-
-
-def choose_left_out(
-    view: DatasetView, without: Collection[str], only: Collection[str] | None
-) -> set[str]:
-    """The names that a view leaves out: those of `without`, and the clips that are not in `only`.
-
-    A name is a clip id or a source. Raises ValueError if one is of no clip of the dataset.
-    """
-    table = view.read_table(columns=["clip_id", "source"])
-    sources = dict(zip(table["clip_id"].to_pylist(), table["source"].to_pylist(), strict=True))
-    names = {*without, *(only or ())}
-    if unknown := sorted(names - sources.keys() - set(sources.values())):
-        raise ValueError(
-            f"{len(unknown)} of {len(names)} names are of no clip of {view}, {unknown[0]!r} for "
-            "one, expected clip ids or sources"
-        )
-    if only is None:
-        return set(without)
-    return set(without) | {
-        clip for clip, source in sources.items() if clip not in only and source not in only
-    }
 
 
 def write_merged_histogram(
@@ -155,7 +163,8 @@ def rebuild_views(
     """Writes every view again, with its own thresholds; returns the views."""
     views = [DatasetView(dataset, name) for name in list_views(dataset)]
     for view in views:
-        refilter(dataset, str(view.view), view.thresholds(), map_unordered, into, view.left_out())
+        choice = ClipChoice(*view.clip_choice())
+        refilter(dataset, str(view.view), view.thresholds(), map_unordered, into, choice)
     return views
 
 
@@ -228,13 +237,13 @@ def _read_manifest(dataset: Dataset) -> Iterator[ManifestRow]:
 
 
 def _rejudge_row(
-    row: ManifestRow, thresholds: Thresholds, left_out: Collection[str], counts: ViewCounts
+    row: ManifestRow, thresholds: Thresholds, choice: ClipChoice, counts: ViewCounts
 ) -> ManifestRow:
     """Returns the row with the outcome by these thresholds, and adds it to `counts`."""
     if row.key is None or row.outcome == Outcome.QUARANTINED or row.measures is None:
         return row
     verdicts, is_stored = judge(row.measures, thresholds), row.outcome == Outcome.KEPT
-    if row.clip_id in left_out or row.source in left_out:
+    if not choice.takes(row):
         verdicts = [Reason.LEFT_OUT, *verdicts]
     if not verdicts:
         counts.kept += is_stored

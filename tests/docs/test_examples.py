@@ -90,7 +90,7 @@ def test_from_lists_of_clips_to_a_prior_and_its_folds(folder, tmp_path):
     printed = run(EXAMPLES / "cross_validate.sh", tmp_path / "out", "short", *options)
     assert "nearest training window" in printed
     record = json.loads(
-        (tmp_path / "out" / "evaluation-short" / "prior_evaluation.json").read_text()
+        (tmp_path / "out" / "evaluation-short-2" / "prior_evaluation.json").read_text()
     )
     assert len(record["checkpoints"]) == 2 and len(record["scenes"]) == 3
 

@@ -103,3 +103,27 @@ def test_a_view_without_some_clips_is_trained_on_without_them(folder, capsys):
     options = [folder / "real", "--name", "x", "--only", folder / "held-out.txt"]
     said = expect_error(refilter, capsys, *options)
     assert "1 of 1 names are of no clip of" in said and "'nobody' for one" in said
+
+
+def test_options_that_would_be_ignored_are_refused(folder, capsys):
+    options = denoiser(folder, "none", "--encoder-weights", folder / "weights.pth")
+    options[options.index("efficientnet_lite0")] = "resnet"
+    said = expect_error(train_denoiser, capsys, *options)
+    assert "--encoder resnet, which begins at random, expected --encoder efficientnet_lite0" in said
+    options = denoiser(folder, "none", "--accumulate", 4)
+    said = expect_error(train_denoiser, capsys, *options)
+    assert "--coordinate-batch is 2 and --accumulate 4, expected a divisor of the 2 samples" in said
+
+
+def test_what_a_prior_began_with_is_among_its_scenes(folder):
+    """--start: of the held-out scene, whose prior it begins with, it has seen the motion."""
+    data = ["--data", f"{folder / 'real'}:fold"]
+    if not (folder / "real" / "views" / "fold.json").exists():
+        (folder / "held-out.txt").write_text("clip-train-000000-1\n")
+        run_job(refilter, folder / "real", "--name", "fold", "--without", folder / "held-out.txt")
+    whole = ["--data", folder / "real", "--out", folder / "whole-ae", *STEPS]
+    run_job(train_autoencoder, "smoke", *whole)
+    options = [*data, "--start", folder / "whole-ae", "--out", folder / "started-ae", *STEPS]
+    run_job(train_autoencoder, "smoke", *options)
+    scenes = {scene_digest(None, f"clip-train-000000-{i}") for i in (0, 1)}
+    assert checkpoints.load_checkpoint(folder / "started-ae").scenes == scenes

@@ -436,3 +436,14 @@ def test_few_files_are_kept_open(tmp_path):
     assert held.read(0, np.zeros(1, np.uint8))[0] == 0 and opened() == 4
     del files, held
     assert opened() == 0
+
+
+def test_a_mixture_does_not_depend_on_the_order_of_the_datasets(dataset, other):
+    views = [DatasetView(dataset), DatasetView(other)]
+    epochs = []
+    for order in (views, views[::-1]):
+        found = SpectrumDataset(order, compute_statistics(order))
+        mixture = found.mixture(["a=1", "b=2"], windows_per_scene=2)
+        samples = mixture.draw(np.arange(len(found)))
+        epochs.append([found.shard_index[int(i)].tar_path.parent.parent.name for i in samples])
+    assert epochs[0] == epochs[1] and {*epochs[0]} == {"a", "b"}

@@ -28,6 +28,13 @@ def test_a_scene_gives_no_more_windows_than_it_may_and_others_in_each_epoch():
     assert set().union(*epochs) == set(range(15))
 
 
+def test_a_scene_in_two_datasets_is_capped_in_each():
+    scenes, datasets = np.zeros(15, np.int64), DATASETS
+    capped = order(scenes=scenes, windows_per_scene=2, weights=(1.0, 3.0))
+    for epoch in range(5):
+        assert sorted(DATASETS[capped.epoch_samples(epoch)].tolist()) == [0, 1, 1, 1]
+
+
 @settings(deadline=None)
 @given(weight=st.floats(0.05, 20), batch=st.integers(1, 9))
 def test_every_batch_has_nearly_the_share_of_each_dataset(weight, batch):
@@ -62,7 +69,7 @@ def test_weights_are_given_by_the_names_of_the_datasets():
     assert parse_mix(["loops=1", "real=2.5"], ["real", "loops"]) == (2.5, 1)
     for mix, names, words in (
         (["real=1"], ["real", "loops"], "mix names real, expected each of real, loops once"),
-        (["real=1", "real=2"], ["real", "real"], "expected each of real, real once"),
+        (["real=1", "real=2"], ["real", "real"], "two datasets are named real"),
         (["real=x"], ["real"], "mix is 'real=x', expected NAME=WEIGHT"),
         (["1"], ["1"], "mix names , expected"),
     ):

@@ -256,3 +256,32 @@ def test_a_network_that_cannot_keep_fewer_activations_says_so(tmp_path):
     config = replace(CONFIG, checkpoint_activations=True)
     with pytest.raises(ValueError, match="the network keeps all of its activations"):
         list(train(Line(), batches, config, tmp_path))
+
+
+def test_dropout_is_a_function_of_the_step_too(tmp_path):
+    """A training with dropout that was stopped comes to the same weights."""
+
+    class Dropping(Line):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.network = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+        def evaluate(self, network, device):
+            return {}, {}
+
+    def weights(out: Path, *stops: int) -> Tensor:
+        for steps in (*stops, 12):
+            task = Dropping()
+            list(train(task, batches, replace(CONFIG, steps=steps), out))
+        return task.network[0].weight.detach()
+
+    whole = weights(tmp_path / "whole")
+    assert torch.equal(whole, weights(tmp_path / "stopped", 4, 8))
+
+
+def test_checkpoints_keep_the_scenes_that_a_training_began_with(tmp_path):
+    for steps, scenes in ((4, ("b", "a")), (8, ("c",))):
+        list(train(Line(), batches, replace(CONFIG, steps=steps), tmp_path, scenes=scenes))
+    assert checkpoints.load_checkpoint(tmp_path).scenes == {"a", "b", "c"}
+    assert checkpoints.load_checkpoint(tmp_path).config["scenes"] == ["a", "b", "c"]

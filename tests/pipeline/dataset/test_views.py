@@ -11,7 +11,7 @@ import pytest
 from pipeline.dataset.histogram import count_samples
 from pipeline.dataset.open import DatasetView, iter_samples, open_dataset
 from pipeline.dataset.scales import check_matches_shards, compute_statistics, merge_histograms
-from pipeline.dataset.views import choose_left_out, list_views, rebuild_views, refilter
+from pipeline.dataset.views import ClipChoice, list_views, rebuild_views, refilter
 from pipeline.filters import PRESETS, Thresholds
 from schemas.statistics import decode_statistics
 from tests.support.datasets import CONFIG, write_dataset
@@ -129,9 +129,10 @@ def test_a_view_leaves_out_the_clips_and_sources_that_a_list_names(tmp_path):
     dataset = write_dataset(tmp_path / "a", SHARDS)
     whole = DatasetView(dataset)
     clip = "clip-train-000000-1"
-    left_out = choose_left_out(whole, {clip}, None)
-    counts = refilter(dataset, "without", whole.thresholds(), one_by_one, left_out=left_out)
-    assert left_out == {clip} and counts.dropped == {"left_out": 3}
+    choice = ClipChoice({clip})
+    choice.check(whole)
+    counts = refilter(dataset, "without", whole.thresholds(), one_by_one, choice=choice)
+    assert counts.dropped == {"left_out": 3}
     view = open_dataset(f"{dataset.root}:without")
     assert set(keys(whole)) - set(keys(view)) == {f"{clip}-{number:06d}" for number in (3, 4, 5)}
     rows = pq.read_table(view.manifest_path).to_pylist()
@@ -147,10 +148,13 @@ def test_a_view_leaves_out_the_clips_and_sources_that_a_list_names(tmp_path):
 def test_a_view_of_some_scenes_keeps_only_these(tmp_path):
     dataset = write_dataset(tmp_path / "a", SHARDS, source="garden")
     whole = DatasetView(dataset)
-    assert choose_left_out(whole, set(), {"garden"}) == set()
-    left_out = choose_left_out(whole, set(), {"clip-train-000001-0"})
-    refilter(dataset, "only", whole.thresholds(), one_by_one, left_out=left_out)
-    kept = keys(open_dataset(f"{dataset.root}:only"))
-    assert kept == [f"clip-train-000001-0-{number:06d}" for number in range(3)]
+    for name, kept in (("garden", keys(whole)), ("clip-train-000001-0", None)):
+        choice = ClipChoice(only={name})
+        choice.check(whole)
+        refilter(dataset, "only", whole.thresholds(), one_by_one, choice=choice)
+        numbers = [f"clip-train-000001-0-{number:06d}" for number in range(3)]
+        view = open_dataset(f"{dataset.root}:only")
+        assert keys(view) == (kept or numbers)
+        assert view.clip_choice() == ([], [name])
     with pytest.raises(ValueError, match=r"1 of 2 names are of no clip .* 'forest' for one"):
-        choose_left_out(whole, {"garden", "forest"}, None)
+        ClipChoice({"garden", "forest"}).check(whole)

@@ -103,6 +103,9 @@ def test_the_command_writes_a_dataset_that_verifies_and_resumes(tmp_path, capsys
     [
         (["--scenes", "0"], ["--scenes", "0", "expected"]),
         (["--scenes", "2", "--kinds", "unicorn"], ["'unicorn'", "expected", "meadow"]),
+        (["--scenes", "2", "--only", "tree-30fps"], ["--only is for videos"]),
+        (["--kinds", "meadow"], ["--kinds is for --scenes, which is missing"]),
+        (["--scenes", "2", "--test-fraction", "1"], ["--test-fraction", "1", "under 1"]),
         (["--scenes", "2", "--size", "128", "100"], ["128x100", "expected", "128x80"]),
     ],
 )
