@@ -29,7 +29,7 @@ def test_a_scene_gives_no_more_windows_than_it_may_and_others_in_each_epoch():
 
 
 def test_a_scene_in_two_datasets_is_capped_in_each():
-    scenes, datasets = np.zeros(15, np.int64), DATASETS
+    scenes = np.zeros(15, np.int64)
     capped = order(scenes=scenes, windows_per_scene=2, weights=(1.0, 3.0))
     for epoch in range(5):
         assert sorted(DATASETS[capped.epoch_samples(epoch)].tolist()) == [0, 1, 1, 1]
