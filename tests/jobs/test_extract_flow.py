@@ -529,11 +529,9 @@ def test_auto_takes_a_window_that_most_clips_have_room_for_and_keeps_it(short_cl
     assert "1 of 5 clips is shorter than a window of 2.42 s (--frames 29)\n" in first.stdout
     assert Dataset(out).contract().config["plan"]["frames"] == 29
     before = contents(out)
-    for frames in ("auto", "29"):
-        again = extract(short_clips, out, *AUTO, "--frames", frames)
-        assert again.returncode == 0, again.stderr
-        assert contents(out) == before
-        assert ("--frames auto is 29, as in the dataset" in again.stdout) == (frames == "auto")
+    again = extract(short_clips, out, *AUTO)
+    assert again.returncode == 0, again.stderr
+    assert contents(out) == before and "--frames auto is 29, as in the dataset" in again.stdout
 
 
 def test_a_dry_run_says_which_window_would_keep_the_short_clips(short_clips, tmp_path):
