@@ -82,8 +82,8 @@ def read_training_motions(
 def describe_photograph(
     prior: Prior, image: UInt8[np.ndarray, "height width 3"], device: str
 ) -> Float32[np.ndarray, " dimensions"]:
-    """What the prior's encoder knows of a photograph as a whole: its own `describe`, or the mean
-    over the picture of what its last layers, `leave`, are given.
+    """What the prior's encoder knows of a photograph as a whole: the mean over the picture of what
+    its last layers, `leave`, are given.
 
     The mean of the features themselves says nothing in an encoder that ends with a normalization of
     each channel over the picture, which gives every photograph the same.
@@ -92,14 +92,14 @@ def describe_photograph(
     slices = denoiser.slices if isinstance(denoiser, CoordinatedDenoiser) else denoiser
     encoder: Any = slices.encoder
     pixels = torch.tensor(image).permute(2, 0, 1)[None].float().to(device) / 127.5 - 1
-    with torch.no_grad():
-        if hasattr(encoder, "describe"):
-            return encoder.describe(pixels).flatten().cpu().numpy()
-        inputs = []
-        hook = encoder.leave.register_forward_pre_hook(lambda _, args: inputs.extend(args))
-        encoder(pixels)
+    inputs = []
+    hook = encoder.leave.register_forward_pre_hook(lambda _, args: inputs.extend(args))
+    try:
+        with torch.no_grad():
+            encoder(pixels)
+    finally:
         hook.remove()
-        return inputs[0].mean(dim=(0, 2, 3)).cpu().numpy()
+    return inputs[0].mean(dim=(0, 2, 3)).cpu().numpy()
 
 
 def predict_baselines(

@@ -75,7 +75,8 @@ def test_a_crop_of_twice_the_size_has_twice_the_displacement():
 
 def test_sheets_do_not_fold(scene):
     for t in (0.31, 2.9, 4.7):
-        render_frame(scene, t, SIZE)  # raises if the motion cannot be inverted
+        frame = render_frame(scene, t, SIZE)  # raises if the motion cannot be inverted
+        assert frame.shape == (SIZE[1], SIZE[0], 3) and frame.std() > 1
 
 
 def test_equal_seeds_give_equal_scenes():
